@@ -1,0 +1,40 @@
+# Each target sets up .venv by itself. Everything is installed at the versions in constraints.txt.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
+BENCHMARKS := $(sort $(wildcard benchmarks/*.py))
+
+.PHONY: demo test check bench docs clean
+
+demo: .venv/.core  ## train, measure and predict on a generated data set; leaves runs/demo
+	$(BIN)/fullyconv demo -o runs/demo
+
+test: .venv/.dev  ## the tests but the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4
+
+check: .venv/.dev  ## format, lint, types, import order
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.dev  ## every benchmark, one after the other
+	@for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
+
+docs: .venv/.dev  ## the documentation, in docs/_build/html
+	$(BIN)/python -m sphinx -n -W --keep-going -q docs docs/_build/html
+
+clean:
+	rm -rf .venv docs/_build dist build
+
+# The package alone is enough for the demo.
+.venv/.core: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) --upgrade "pip>=25.1"
+	$(PIP) -e .
+	@touch $@
+
+.venv/.dev: .venv/.core
+	$(PIP) -e . --group dev
+	@touch $@
