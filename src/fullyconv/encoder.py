@@ -19,7 +19,15 @@ from torch.nn import functional
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Images, Size
 
-__all__ = ["Encoder", "EncoderNetwork", "FeatureSpec", "InputConvention", "Tap", "tensors_digest"]
+__all__ = [
+    "Encoder",
+    "EncoderNetwork",
+    "FeatureSpec",
+    "InputConvention",
+    "ReceptiveField",
+    "Tap",
+    "tensors_digest",
+]
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,23 @@ class InputConvention:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     channel_order: str = "RGB"
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """The square of input pixels that one cell sees, composed layer by layer.
+
+    Attributes:
+        size: Side of the square in pixels.
+        stride: Pixels between the squares of neighbouring cells.
+    """
+
+    size: int = 1
+    stride: int = 1
+
+    def through(self, kernel: int, stride: int = 1) -> "ReceptiveField":
+        """The field after one more convolution or pooling."""
+        return ReceptiveField(self.size + (kernel - 1) * self.stride, self.stride * stride)
 
 
 @dataclass(frozen=True)
@@ -85,12 +110,14 @@ class EncoderNetwork(nn.Module):
         taps: All taps, finest first. Their strides divide the last one.
         input_convention: What `forward` expects.
         weights_licence: SPDX name of the licence of its usual pretrained weights.
+        weights_source: Where these weights came from: "random", or a package or file with its digest; no folders.
     """
 
     name: str
     taps: tuple[Tap, ...]
     input_convention: InputConvention
     weights_licence: str
+    weights_source: str = "random"
 
     def forward(self, images: Tensor, strides: Sequence[int]) -> list[Tensor]:
         """Compute features at `strides`, finest first, and nothing beyond the last.
