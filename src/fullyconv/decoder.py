@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fullyconv.encoder import FeatureSpec
+from fullyconv.encoder import FeatureSpec, padded_size
 from fullyconv.shapes import Features, Logits, Points, Size
 
-__all__ = ["Decoder", "bilinear_read", "resample"]
+__all__ = ["Decoder", "bilinear_read", "output_cells", "read_points", "resample"]
 
 
 class Decoder(nn.Module):
@@ -57,6 +57,21 @@ class Decoder(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} is abstract")
 
 
+def output_cells(specs: Sequence[FeatureSpec], output_stride: int, size: Size) -> Size:
+    """Count the cells of the output grid: enough for the image padded to multiples of the coarsest tap's stride.
+
+    Args:
+        specs: The features of a decoder.
+        output_stride: Pixels between cells of the result.
+        size: (height, width) of the image in pixels, before padding.
+
+    Returns:
+        (height, width) in cells.
+    """
+    height, width = padded_size(size, max(spec.tap.stride for spec in specs))
+    return -(-height // output_stride), -(-width // output_stride)
+
+
 def resample(maps: Tensor, stride: float, output_stride: float, cells: Size) -> Tensor:
     """Read feature maps bilinearly at the cell centres of another grid.
 
@@ -65,46 +80,104 @@ def resample(maps: Tensor, stride: float, output_stride: float, cells: Size) -> 
     the value there (edge clamping).
 
     Args:
-        maps: N x K x h x w.
+        maps: N x K x h x w, float.
         stride: Pixels between cells of the map.
         output_stride: Pixels between cells of the result.
         cells: (height, width) of the result in cells.
 
     Returns:
-        N x K x cells.
+        N x K x cells, differentiable with respect to `maps`.
     """
-    rows = (torch.arange(cells[0], device=maps.device) + 0.5) * (output_stride / stride) - 0.5
-    columns = (torch.arange(cells[1], device=maps.device) + 0.5) * (output_stride / stride) - 0.5
-    return _lerp(_lerp(maps, rows, dim=-2), columns, dim=-1)
-
-
-def _lerp(maps: Tensor, positions: Tensor, dim: int) -> Tensor:
-    """Interpolate linearly along one dimension at fractional, edge-clamped positions."""
-    last = maps.shape[dim] - 1
-    positions = positions.clamp(0, last)
-    lower = positions.floor().long()
-    weight = (positions - lower).to(maps.dtype)
-    if dim == -2:
-        weight = weight[:, None]
-    below = maps.index_select(dim, lower)
-    above = maps.index_select(dim, (lower + 1).clamp(max=last))
-    return below + (above - below) * weight
+    factor = stride / output_stride
+    if factor == 1 and tuple(maps.shape[-2:]) == cells:
+        return maps
+    # `interpolate` takes either a size or a factor. The operator below it takes both: the factor says where the cells
+    # are, the size how many there are. Along an axis of equal sizes it would copy, whatever the factor: one more
+    # cell keeps it from doing so.
+    more = [side + (side == given) for side, given in zip(cells, maps.shape[-2:], strict=True)]
+    resampled: Tensor = torch.ops.aten.upsample_bilinear2d(maps, more, False, factor, factor)
+    return resampled[..., : cells[0], : cells[1]]
 
 
 def bilinear_read(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Read maps at fractional cell positions.
 
     Args:
-        maps: N x K x h x w.
+        maps: N x K x h x w, float of any precision.
         rows: N x P positions in cells (0 is the centre of the first cell), clamped to the map.
         columns: N x P, likewise.
 
     Returns:
-        N x P x K in the dtype of `maps`.
+        N x P x K, float32.
     """
     height, width = maps.shape[-2:]
-    grid = torch.stack(((columns * 2 + 1) / width - 1, (rows * 2 + 1) / height - 1), dim=-1)
-    read = functional.grid_sample(
-        maps, grid[:, :, None].to(maps.dtype), mode="bilinear", padding_mode="border", align_corners=False
+    row_cells, row_weights = _neighbours(rows, height)
+    column_cells, column_weights = _neighbours(columns, width)
+    return _read_cells(maps, row_cells, row_weights, column_cells, column_weights)
+
+
+def read_points(
+    features: Features,
+    specs: Sequence[FeatureSpec],
+    output_stride: int,
+    rows: Tensor,
+    columns: Tensor,
+    size: Size,
+) -> Points:
+    """Read the features of one image at pixels, as a linear decoder and its upsampling would see them.
+
+    The definition is `resample` to the output grid, then bilinear interpolation between the four cells of that
+    grid around the pixel (`fullyconv.upsample`). Each step reads two cells an axis, so that a pixel's features are a
+    weighted sum of 16 cells of the map: only these are read, and no resampled map is built.
+
+    Args:
+        features: One 1 x K x h x w float tensor (of any precision) for each of `specs`.
+        specs: Where they come from.
+        output_stride: Pixels between logits of the decoder.
+        rows: P pixel rows, integers in 0..height-1.
+        columns: P pixel columns.
+        size: (height, width) of the image in pixels, before padding.
+
+    Returns:
+        P x K float32 for each of `specs`.
+    """
+    cells = output_cells(specs, output_stride, size)
+    points: Points = []
+    for spec, maps in zip(specs, features, strict=True):
+        ratio = output_stride / spec.stride
+        row_cells, row_weights = _two_steps(rows, output_stride, cells[0], ratio, maps.shape[-2])
+        column_cells, column_weights = _two_steps(columns, output_stride, cells[1], ratio, maps.shape[-1])
+        read = _read_cells(maps, row_cells[None], row_weights[None], column_cells[None], column_weights[None])
+        points.append(read[0])
+    return points
+
+
+def _two_steps(pixels: Tensor, output_stride: int, cells: int, ratio: float, last: int) -> tuple[Tensor, Tensor]:
+    """Along one axis: the P x 4 cells of a map, and their weights, that a pixel's value is made of."""
+    corners, corner_weights = _neighbours((pixels + 0.5) / output_stride - 0.5, cells)
+    map_cells, map_weights = _neighbours((corners + 0.5) * ratio - 0.5, last)
+    return map_cells.flatten(1), (map_weights * corner_weights[..., None]).flatten(1)
+
+
+def _neighbours(positions: Tensor, cells: int) -> tuple[Tensor, Tensor]:
+    """The two cells around fractional, edge-clamped positions, and their weights, in a new last dimension."""
+    positions = positions.clamp(0, cells - 1)
+    lower = positions.floor()
+    weight = positions - lower
+    upper = (lower + 1).clamp(max=cells - 1)
+    return torch.stack((lower, upper), dim=-1).long(), torch.stack((1 - weight, weight), dim=-1)
+
+
+def _read_cells(
+    maps: Tensor, row_cells: Tensor, row_weights: Tensor, column_cells: Tensor, column_weights: Tensor
+) -> Tensor:
+    """Sum a grid of weighted cells a point: N x K x h x w maps, N x P x n cells an axis -> N x P x K."""
+    count, channels, height, width = maps.shape
+    image = torch.arange(count, device=maps.device)[:, None, None, None] * (height * width)
+    index = image + row_cells[..., :, None] * width + column_cells[..., None, :]
+    weights = row_weights[..., :, None] * column_weights[..., None, :]
+    table = maps.permute(0, 2, 3, 1).reshape(-1, channels).float()
+    sums = functional.embedding_bag(
+        index.flatten(0, 1).flatten(1), table, per_sample_weights=weights.flatten(0, 1).flatten(1), mode="sum"
     )
-    return read[..., 0].transpose(1, 2)
+    return sums.view(count, -1, channels)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fullyconv.decoder import Decoder, resample
-from fullyconv.encoder import FeatureSpec, padded_size
+from fullyconv.decoder import Decoder, output_cells, resample
+from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Points, Size
 
@@ -62,7 +62,6 @@ class PracticalDecoder(Decoder):
         self.num_classes = num_classes
         self.output_stride = output_stride or finest
         self.hidden = hidden
-        self.stride_grid = max(spec.tap.stride for spec in specs)
         self.norms = nn.ModuleList(nn.BatchNorm2d(spec.channels) for spec in specs)
         # No bias: the batch norm before a projection has one for each of its input channels.
         self.projections = nn.ModuleList(
@@ -80,8 +79,7 @@ class PracticalDecoder(Decoder):
 
     def forward(self, features: Features, size: Size) -> Logits:
         """Compute logits of images of `size`; see `Decoder.forward`."""
-        height, width = padded_size(size, self.stride_grid)
-        cells = (-(-height // self.output_stride), -(-width // self.output_stride))
+        cells = output_cells(self.specs, self.output_stride, size)
         total: Tensor | None = None
         for spec, norm, projection, maps in zip(self.specs, self.norms, self.projections, features, strict=True):
             projected = resample(projection(_normalise(norm, maps)), spec.stride, self.output_stride, cells)
