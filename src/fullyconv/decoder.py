@@ -1,7 +1,7 @@
 """The trained part: score the features, sum them over skips, upsample.
 
-A decoder gives logits at its *output stride*: cell (i, j) stands for the pixels [i*s, (i+1)*s) x [j*s, (j+1)*s),
-its centre is the centre of that square. The last, bilinear upsampling to pixels is a separate step
+A decoder gives logits at its *output stride* s: cell (i, j) stands for the s x s pixels from row i*s and column
+j*s on, its centre is the centre of that square. The last, bilinear upsampling to pixels is a separate step
 (`fullyconv.upsample`). Where the last upsampling is learned, the output stride is 1.
 """
 
@@ -13,23 +13,26 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fullyconv.encoder import FeatureSpec, padded_size
+from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Points, Size
 
-__all__ = ["Decoder", "bilinear_read", "output_cells", "read_points", "resample"]
+__all__ = ["Decoder", "bilinear_read", "output_cells", "positions_of_strides", "read_points", "resample"]
 
 
 class Decoder(nn.Module):
     """Features in, logits at `output_stride` out.
 
     Attributes:
+        name: The name under which `build_decoder` finds it.
         specs: The features that `forward` takes, in order.
         num_classes: Channels of the logits.
         output_stride: Pixels of the original image between neighbouring logits.
-        reads_points: True where the logits of a pixel depend on each feature map only through its bilinear value
-            there, so that `point_logits` exists and training can use a point cache.
-        halo_cells: How many cells of the coarsest map beyond a cell its logits depend on.
+        reads_points: True where the logits of a pixel depend on each feature map only through its bilinear
+            value there, so that `point_logits` exists and training can use a point cache.
+        halo_cells: How many cells of the coarsest map beyond its own a pixel's logits depend on.
     """
 
+    name: str
     specs: tuple[FeatureSpec, ...]
     num_classes: int
     output_stride: int
@@ -53,12 +56,42 @@ class Decoder(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no point logits")
 
     def config(self) -> dict[str, Any]:
-        """The keyword arguments, beside the specs and num_classes, that rebuild this decoder, as JSON values."""
+        """The keyword arguments, beside the specs and num_classes, that rebuild it, as JSON values."""
         raise NotImplementedError(f"{type(self).__name__} is abstract")
 
 
+def positions_of_strides(name: str, specs: Sequence[FeatureSpec], strides: Sequence[int]) -> list[int]:
+    """Find where a decoder's features stand among an encoder's.
+
+    Args:
+        name: The decoder's name, for the message.
+        specs: The features that the encoder gives.
+        strides: The strides that the decoder reads.
+
+    Returns:
+        For each of `strides` the position of its feature in `specs`.
+
+    Raises:
+        UsageError: Features at another scale than 1, or none at one of the strides.
+    """
+    scaled = sorted({spec.scale for spec in specs} - {1.0})
+    if scaled:
+        raise UsageError(
+            f"decoder {name} reads features at scale 1 only, got scale {', '.join(f'{s:g}' for s in scaled)}",
+            hint="leave the scales out, or choose the decoder practical",
+        )
+    found = {spec.tap.stride: position for position, spec in enumerate(specs)}
+    if not set(strides) <= set(found):
+        raise UsageError(
+            f"decoder {name} needs features at strides {', '.join(map(str, strides))}, "
+            f"the encoder gives {', '.join(map(str, sorted(found))) or 'none'}",
+            hint="let the encoder give all of these strides",
+        )
+    return [found[stride] for stride in strides]
+
+
 def output_cells(specs: Sequence[FeatureSpec], output_stride: int, size: Size) -> Size:
-    """Count the cells of the output grid: enough for the image padded to multiples of the coarsest tap's stride.
+    """Count the cells of the output grid: enough for the image padded to the stride of the coarsest tap.
 
     Args:
         specs: The features of a decoder.
@@ -76,8 +109,8 @@ def resample(maps: Tensor, stride: float, output_stride: float, cells: Size) -> 
     """Read feature maps bilinearly at the cell centres of another grid.
 
     The centre of output cell i lies at pixel position `(i + 0.5) * output_stride`, which is
-    `(i + 0.5) * output_stride / stride - 0.5` in cells of the map. Positions beyond the outermost centres take
-    the value there (edge clamping).
+    `(i + 0.5) * output_stride / stride - 0.5` in cells of the map. Positions beyond the outermost centres
+    take the value there (edge clamping).
 
     Args:
         maps: N x K x h x w, float.
@@ -91,9 +124,9 @@ def resample(maps: Tensor, stride: float, output_stride: float, cells: Size) -> 
     factor = stride / output_stride
     if factor == 1 and tuple(maps.shape[-2:]) == cells:
         return maps
-    # `interpolate` takes either a size or a factor. The operator below it takes both: the factor says where the cells
-    # are, the size how many there are. Along an axis of equal sizes it would copy, whatever the factor: one more
-    # cell keeps it from doing so.
+    # `interpolate` takes either a size or a factor. The operator below it takes both: the factor says where the
+    # cells are, the size how many there are. Along an axis of equal sizes it would copy, whatever the factor:
+    # one more cell keeps it from doing so.
     more = [side + (side == given) for side, given in zip(cells, maps.shape[-2:], strict=True)]
     resampled: Tensor = torch.ops.aten.upsample_bilinear2d(maps, more, False, factor, factor)
     return resampled[..., : cells[0], : cells[1]]
@@ -110,9 +143,8 @@ def bilinear_read(maps: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     Returns:
         N x P x K, float32.
     """
-    height, width = maps.shape[-2:]
-    row_cells, row_weights = _neighbours(rows, height)
-    column_cells, column_weights = _neighbours(columns, width)
+    row_cells, row_weights = _neighbours(rows, maps.shape[-2])
+    column_cells, column_weights = _neighbours(columns, maps.shape[-1])
     return _read_cells(maps, row_cells, row_weights, column_cells, column_weights)
 
 
@@ -126,9 +158,9 @@ def read_points(
 ) -> Points:
     """Read the features of one image at pixels, as a linear decoder and its upsampling would see them.
 
-    The definition is `resample` to the output grid, then bilinear interpolation between the four cells of that
-    grid around the pixel (`fullyconv.upsample`). Each step reads two cells an axis, so that a pixel's features are a
-    weighted sum of 16 cells of the map: only these are read, and no resampled map is built.
+    The definition is `resample` to the output grid, then bilinear interpolation between the four cells of
+    that grid around the pixel (`fullyconv.upsample`). Each step reads two cells an axis, so that a pixel's
+    features are a weighted sum of 16 cells of the map: only these are read, no resampled map is built.
 
     Args:
         features: One 1 x K x h x w float tensor (of any precision) for each of `specs`.
@@ -145,18 +177,21 @@ def read_points(
     points: Points = []
     for spec, maps in zip(specs, features, strict=True):
         ratio = output_stride / spec.stride
-        row_cells, row_weights = _two_steps(rows, output_stride, cells[0], ratio, maps.shape[-2])
-        column_cells, column_weights = _two_steps(columns, output_stride, cells[1], ratio, maps.shape[-1])
-        read = _read_cells(maps, row_cells[None], row_weights[None], column_cells[None], column_weights[None])
-        points.append(read[0])
+        row_cells, row_weights = _two_steps(rows[None], output_stride, cells[0], ratio, maps.shape[-2])
+        column_cells, column_weights = _two_steps(
+            columns[None], output_stride, cells[1], ratio, maps.shape[-1]
+        )
+        points.append(_read_cells(maps, row_cells, row_weights, column_cells, column_weights)[0])
     return points
 
 
-def _two_steps(pixels: Tensor, output_stride: int, cells: int, ratio: float, last: int) -> tuple[Tensor, Tensor]:
-    """Along one axis: the P x 4 cells of a map, and their weights, that a pixel's value is made of."""
-    corners, corner_weights = _neighbours((pixels + 0.5) / output_stride - 0.5, cells)
-    map_cells, map_weights = _neighbours((corners + 0.5) * ratio - 0.5, last)
-    return map_cells.flatten(1), (map_weights * corner_weights[..., None]).flatten(1)
+def _two_steps(
+    pixels: Tensor, output_stride: int, output_cells: int, ratio: float, map_cells: int
+) -> tuple[Tensor, Tensor]:
+    """Along one axis: the 1 x P x 4 cells of a map, and their weights, that a pixel's value is made of."""
+    corners, corner_weights = _neighbours((pixels + 0.5) / output_stride - 0.5, output_cells)
+    cells, weights = _neighbours((corners + 0.5) * ratio - 0.5, map_cells)
+    return cells.flatten(-2), (weights * corner_weights[..., None]).flatten(-2)
 
 
 def _neighbours(positions: Tensor, cells: int) -> tuple[Tensor, Tensor]:
@@ -171,13 +206,17 @@ def _neighbours(positions: Tensor, cells: int) -> tuple[Tensor, Tensor]:
 def _read_cells(
     maps: Tensor, row_cells: Tensor, row_weights: Tensor, column_cells: Tensor, column_weights: Tensor
 ) -> Tensor:
-    """Sum a grid of weighted cells a point: N x K x h x w maps, N x P x n cells an axis -> N x P x K."""
+    """Sum weighted cells: N x K x h x w maps and N x P x n cells an axis -> N x P x K."""
     count, channels, height, width = maps.shape
     image = torch.arange(count, device=maps.device)[:, None, None, None] * (height * width)
     index = image + row_cells[..., :, None] * width + column_cells[..., None, :]
     weights = row_weights[..., :, None] * column_weights[..., None, :]
     table = maps.permute(0, 2, 3, 1).reshape(-1, channels).float()
+    # One pass over the cells of a point: several times as fast as gathering them and adding.
     sums = functional.embedding_bag(
-        index.flatten(0, 1).flatten(1), table, per_sample_weights=weights.flatten(0, 1).flatten(1), mode="sum"
+        index.flatten(0, 1).flatten(1),
+        table,
+        per_sample_weights=weights.flatten(0, 1).flatten(1),
+        mode="sum",
     )
     return sums.view(count, -1, channels)

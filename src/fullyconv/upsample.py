@@ -1,8 +1,8 @@
 """Logits at the output stride -> logits and masks at full size.
 
-A logit cell (i, j) at output stride s has its centre at pixel position `(i + 0.5) * s`; the centre of pixel r is at
-`r + 0.5`, which is `(r + 0.5) / s - 0.5` in cells. Pixels beyond the outermost cell centres take the value there.
-This is `interpolate(mode="bilinear", align_corners=False)`; everything here agrees with it.
+Logit row i at output stride s has its centre at pixel position `(i + 0.5) * s`; the centre of pixel row r is at
+`r + 0.5`, which is `(r + 0.5) / s - 0.5` in cells. Pixels beyond the outermost cell centres take the value
+there. This is `interpolate(mode="bilinear", align_corners=False)`; everything here agrees with it.
 """
 
 import torch
@@ -29,7 +29,9 @@ def upsample_logits(logits: Logits, output_stride: int, size: Size) -> Logits:
         N x C x height x width.
     """
     if output_stride > 1:
-        logits = functional.interpolate(logits, scale_factor=output_stride, mode="bilinear", align_corners=False)
+        logits = functional.interpolate(
+            logits, scale_factor=output_stride, mode="bilinear", align_corners=False
+        )
     return logits[..., : size[0], : size[1]]
 
 
@@ -79,8 +81,8 @@ def _first_maximum(logits: Tensor) -> Tensor:
 def pixel_logits(logits: Logits, output_stride: int, rows: Tensor, columns: Tensor) -> Tensor:
     """Read upsampled logits at pixels, interpolating only there.
 
-    Equals `upsample_logits` at these pixels. The backward adds in a fixed order: the same gradients, bit for bit,
-    every time on the CPU.
+    Equals `upsample_logits` at these pixels. On the CPU the backward (of `index_select`) adds in a fixed order:
+    the same gradients, bit for bit, every time.
 
     Args:
         logits: N x C x h x w.
@@ -118,7 +120,7 @@ def bilinear_kernel(side: int) -> Tensor:
     """The weights with which a transposed convolution interpolates bilinearly.
 
     Per axis `1 - |i - centre| / factor` with factor `(side + 1) // 2` and centre `factor - 1` for an odd side,
-    `factor - 0.5` for an even one (`surgery.interp` of the FCN authors; the paper's section 3.3).
+    `factor - 0.5` for an even one (the paper's section 3.3, and `surgery.interp` of its authors).
 
     Args:
         side: Side of the square kernel; twice the stride for upsampling by the stride.

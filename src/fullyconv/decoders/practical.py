@@ -1,11 +1,12 @@
 """The practical decoder: batch norm, projection and a sum over skips.
 
 Every feature map is normalised, projected by a 1x1 convolution, resampled to the output grid and summed: what a
-1x1 convolution on the concatenated maps would do, and the skip that the lecture draws. Without a hidden layer the
-projections are the score layers, and the network is a linear FCN of a few thousand trained numbers. With one,
-ReLU, dropout and a score layer follow the sum.
+1x1 convolution on the concatenated maps would do, and the skip that the lecture draws. Without a hidden layer
+the projections are the score layers, and the network is a linear FCN of a few thousand trained numbers. With
+one, ReLU, dropout and a score layer follow the sum.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,25 +19,64 @@ from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Points, Size
 
-__all__ = ["PracticalDecoder"]
+__all__ = ["PracticalDecoder", "Skip"]
+
+MOMENTUM = 0.1
+"""Weight of a batch in the running statistics of the batch norm: torch's own default."""
+
+
+class Skip(nn.Module):
+    """Batch norm and a 1x1 projection of one feature map, or of points read from it.
+
+    Args:
+        channels: Channels of the map.
+        projected: Channels of the result.
+    """
+
+    def __init__(self, channels: int, projected: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, momentum=MOMENTUM)
+        # No bias: the batch norm has one for each of its channels.
+        self.projection = nn.Conv2d(channels, projected, 1, bias=False)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Turn N x K x h x w maps into N x projected x h x w, or P x K points into P x projected."""
+        norm = self.norm
+        # A single value has no variance (torch raises): it is normalised with the running statistics instead.
+        learns = self.training and values.numel() > values.shape[1]
+        normalised = functional.batch_norm(
+            values,
+            norm.running_mean,
+            norm.running_var,
+            norm.weight,
+            norm.bias,
+            training=learns,
+            momentum=MOMENTUM,
+            eps=norm.eps,
+        )
+        if values.ndim == 2:
+            return functional.linear(normalised, self.projection.weight.flatten(1))
+        projected: Tensor = self.projection(normalised)
+        return projected
 
 
 class PracticalDecoder(Decoder):
     """Batch norm on each skip, 1x1 projections, a sum; optionally ReLU, dropout and a score layer.
 
     Args:
-        specs: The features to read, at any scales.
+        specs: The features to read, at any strides and scales.
         num_classes: Channels of the logits.
         hidden: Channels of the hidden layer; 0 for none (a linear FCN).
         dropout: Probability with which a hidden value is dropped in training. Without a hidden layer there is
             nothing to drop.
-        output_stride: Pixels between logits; by default the finest stride among the features at scale 1 (among
-            all, where there are none).
+        output_stride: Pixels between logits; by default the finest stride among the features at scale 1
+            (among all, where there are none).
 
     Raises:
         UsageError: No features, or a number out of range.
     """
 
+    name = "practical"
     reads_points = True
 
     def __init__(
@@ -50,50 +90,49 @@ class PracticalDecoder(Decoder):
     ) -> None:
         super().__init__()
         if not specs:
-            raise UsageError("a decoder needs features, got none")
+            raise UsageError("decoder practical needs features, got none")
         if hidden < 0:
-            raise UsageError(f"hidden channels have to be 0 (none) or more, got {hidden}")
+            raise UsageError(f"hidden channels have to be 0 (no hidden layer) or more, got {hidden}")
         if not 0 <= dropout < 1:
             raise UsageError(f"dropout has to lie in 0..1 (1 excluded), got {dropout:g}")
-        finest = min(spec.tap.stride for spec in specs if spec.scale == 1 or all(s.scale != 1 for s in specs))
         if output_stride is not None and output_stride < 1:
             raise UsageError(f"the output stride has to be 1 or more, got {output_stride}")
+        unscaled = [spec.tap.stride for spec in specs if spec.scale == 1]
         self.specs = tuple(specs)
         self.num_classes = num_classes
-        self.output_stride = output_stride or finest
+        self.output_stride = output_stride or min(unscaled or [spec.tap.stride for spec in specs])
+        self.halo_cells = _halo(max(spec.stride for spec in specs), self.output_stride)
         self.hidden = hidden
-        self.norms = nn.ModuleList(nn.BatchNorm2d(spec.channels) for spec in specs)
-        # No bias: the batch norm before a projection has one for each of its input channels.
-        self.projections = nn.ModuleList(
-            nn.Conv2d(spec.channels, hidden or num_classes, 1, bias=False) for spec in specs
-        )
+        self.skips = nn.ModuleList(Skip(spec.channels, hidden or num_classes) for spec in specs)
         self.dropout = nn.Dropout(dropout)
+        # The score layers start at zero (the paper's section 4.2): every class is equally probable at first.
         if hidden:
             self.score = nn.Conv2d(hidden, num_classes, 1)
             nn.init.zeros_(self.score.weight)
-            nn.init.zeros_(self.score.bias)  # type: ignore[arg-type]
+            nn.init.constant_(self.score.bias, 0)  # type: ignore[arg-type]
         else:
             self.bias = nn.Parameter(torch.zeros(num_classes))
-            for projection in self.projections:
-                nn.init.zeros_(projection.weight)  # type: ignore[arg-type]
+            for skip in self.skips:
+                nn.init.zeros_(skip.projection.weight)  # type: ignore[union-attr, arg-type]
 
     def forward(self, features: Features, size: Size) -> Logits:
         """Compute logits of images of `size`; see `Decoder.forward`."""
         cells = output_cells(self.specs, self.output_stride, size)
-        total: Tensor | None = None
-        for spec, norm, projection, maps in zip(self.specs, self.norms, self.projections, features, strict=True):
-            projected = resample(projection(_normalise(norm, maps)), spec.stride, self.output_stride, cells)
-            total = projected if total is None else total + projected
-        if self.hidden:
-            return self.score(self.dropout(functional.relu(total)))  # type: ignore[no-any-return]
-        return total + self.bias[:, None, None]
+        projected = [
+            resample(skip(maps), spec.stride, self.output_stride, cells)
+            for spec, skip, maps in zip(self.specs, self.skips, features, strict=True)
+        ]
+        if not self.hidden:
+            return _sum(projected) + self.bias[:, None, None]
+        logits: Tensor = self.score(self.dropout(functional.relu(_sum(projected))))
+        return logits
 
     def point_logits(self, points: Points) -> Tensor:
-        """Compute logits from features read at P pixels (`read_points`).
+        """Compute logits from features read at P pixels (`fullyconv.decoder.read_points`).
 
-        Without a hidden layer these are exactly the bilinearly upsampled logits. With one, ReLU is applied to the
-        interpolated hidden values here and to those of the output grid in `forward`: the same function, sampled
-        at other positions.
+        Without a hidden layer these are the bilinearly upsampled logits. With one, ReLU is applied to the
+        interpolated hidden values here, and to those of the output grid in `forward`: the same function of the
+        features, read at the pixels instead of the grid.
 
         Args:
             points: P x K for each of `specs`.
@@ -101,24 +140,27 @@ class PracticalDecoder(Decoder):
         Returns:
             P x num_classes.
         """
-        total: Tensor | None = None
-        for norm, projection, values in zip(self.norms, self.projections, points, strict=True):
-            projected = functional.linear(_normalise(norm, values), projection.weight.flatten(1))
-            total = projected if total is None else total + projected
-        if self.hidden:
-            hidden = self.dropout(functional.relu(total))
-            return functional.linear(hidden, self.score.weight.flatten(1), self.score.bias)
-        return total + self.bias
+        total = _sum([skip(values) for skip, values in zip(self.skips, points, strict=True)])
+        if not self.hidden:
+            return total + self.bias
+        dropped = self.dropout(functional.relu(total))
+        return functional.linear(dropped, self.score.weight.flatten(1), self.score.bias)
 
     def config(self) -> dict[str, Any]:
         """The arguments beside specs and num_classes."""
         return {"hidden": self.hidden, "dropout": self.dropout.p, "output_stride": self.output_stride}
 
 
-def _normalise(norm: nn.Module, values: Tensor) -> Tensor:
-    """Batch norm of N x K x h x w maps or P x K points with one module's parameters and statistics."""
-    training = norm.training and values.numel() > values.shape[1]
-    # A single value has no variance (torch raises): it is normalised with the running statistics instead.
-    return functional.batch_norm(
-        values, norm.running_mean, norm.running_var, norm.weight, norm.bias, training, norm.momentum, norm.eps
-    )
+def _sum(values: Sequence[Tensor]) -> Tensor:
+    """Add tensors in order, without the zero that `sum` starts from."""
+    total = values[0]
+    for value in values[1:]:
+        total = total + value
+    return total
+
+
+def _halo(stride: float, output_stride: int) -> int:
+    """Cells of the coarsest map, beyond its own, that a pixel reads through two bilinear steps."""
+    if (stride / output_stride).is_integer():
+        return 1  # The grids are aligned: both steps end in the neighbouring cell.
+    return math.ceil(output_stride / stride + 0.5)
