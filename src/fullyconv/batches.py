@@ -1,0 +1,244 @@
+"""What a training step sees: drawn pixels of many images, or crops of whole feature maps.
+
+Both draw everything from (seed, epoch), so an epoch is the same whether the run was interrupted before it or not.
+"""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fullyconv.class_table import IGNORE_INDEX
+from fullyconv.dataset import Dataset, Sample
+from fullyconv.decoder import Decoder
+from fullyconv.encoder import padded_size
+from fullyconv.features import FeatureReader
+from fullyconv.progress import Progress
+from fullyconv.shapes import Features, Points, Size
+from fullyconv.transforms import View
+
+__all__ = ["MapBatch", "MapBatches", "PointBatch", "PointBatches"]
+
+MEMORY = 2 * 10**9
+"""Bytes of points, or of feature maps and targets, that are held in memory."""
+
+
+@dataclass(frozen=True)
+class PointBatch:
+    """Pixels of any images: P x K float32 features for each spec, P int64 class indices."""
+
+    points: Points
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class MapBatch:
+    """Crops of N images: their feature maps, the crops' size, and the pixels that count.
+
+    Attributes:
+        features: N x K x h x w float32 for each spec.
+        size: (height, width) of the crops in pixels.
+        targets: N x H x W int64 class indices; 255 where a pixel is ignored, beyond the image, or so near to a cut
+            edge that its logits would depend on cells beyond it.
+        rows: N x P int64 rows of drawn pixels; empty where the loss is taken at every pixel.
+        columns: N x P int64, likewise.
+    """
+
+    features: Features
+    size: Size
+    targets: Tensor
+    rows: Tensor
+    columns: Tensor
+
+    @property
+    def drawn_targets(self) -> Tensor:
+        """Class indices of the drawn pixels, N x P int64."""
+        width = self.targets.shape[-1]
+        return self.targets.flatten(1).gather(1, self.rows * width + self.columns)
+
+
+class PointBatches:
+    """The point cache: features of drawn pixels of every image and view, shuffled across images.
+
+    Args:
+        reader: Gives points of the samples of `dataset`.
+        dataset: The training split.
+        views: The views of each sample.
+        output_stride: The decoder's.
+        count: Pixels drawn from an image and view; fewer where `MEMORY` would not hold them.
+        size: Points in a step.
+        seed: Decides the draw and the order.
+        progress: Told how far the reading is.
+    """
+
+    def __init__(
+        self,
+        reader: FeatureReader,
+        dataset: Dataset,
+        views: tuple[View, ...],
+        *,
+        output_stride: int,
+        count: int,
+        size: int,
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        channels = sum(spec.channels for spec in reader.encoder.specs)
+        affordable = max(1, MEMORY // (2 * channels * len(dataset) * len(views)))
+        if affordable < count:
+            progress.say(f"points: {affordable} pixels an image and view instead of {count}, to stay below 2 GB")
+        parts: list[tuple[Points, Tensor]] = []
+        with progress.track("reading features", len(dataset) * len(views)) as step:
+            for sample in dataset:
+                for view in views:
+                    parts.append(reader.points(sample, view, output_stride, min(count, affordable), seed))
+                    step()
+        self.points = [torch.cat(maps) for maps in zip(*(points for points, _ in parts), strict=True)]
+        self.targets = torch.cat([targets for _, targets in parts])
+        self.size = size
+        self.seed = seed
+        self.device = reader.device
+        self.skipped = 0
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return -(-len(self.targets) // self.size)
+
+    def epoch(self, epoch: int) -> Iterator[PointBatch]:
+        """Yield the batches of an epoch, in an order of its own."""
+        order = torch.randperm(len(self.targets), generator=_generator(self.seed, epoch))
+        for chosen in order.split(self.size):
+            points = [values[chosen].to(self.device).float() for values in self.points]
+            yield PointBatch(points, self.targets[chosen].to(self.device))
+
+
+class MapBatches:
+    """Aligned random crops of the feature maps of every image and view.
+
+    Args:
+        reader: Gives maps and targets of the samples of `dataset`.
+        dataset: The training split.
+        views: The views of each sample.
+        decoder: Whose logits are trained: its halo decides which pixels near a cut edge count.
+        sizes: (height, width) of the samples' images, in order.
+        crop: Side of the crops in pixels; 0 takes the smallest image's.
+        count: Pixels drawn from a crop; 0 for all.
+        batch: Crops in a step.
+        seed: Decides crops, pixels and order.
+    """
+
+    def __init__(
+        self,
+        reader: FeatureReader,
+        dataset: Dataset,
+        views: tuple[View, ...],
+        *,
+        decoder: Decoder,
+        sizes: list[Size],
+        crop: int,
+        count: int,
+        batch: int,
+        seed: int,
+    ) -> None:
+        self.reader = reader
+        self.items = [(sample, view) for sample in dataset for view in views]
+        self.count = count
+        self.batch = batch
+        self.seed = seed
+        self.device = reader.device
+        self.grid = reader.encoder.crop_grid
+        self.halo = decoder.halo_cells * reader.encoder.stride_grid
+        self.crop = self._crop_size(sizes, crop)
+        self.skipped = 0
+        self._held: dict[tuple[str, View], tuple[Features, Tensor]] = {}
+        self._held_bytes = 0
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return -(-len(self.items) // self.batch)
+
+    def epoch(self, epoch: int) -> Iterator[MapBatch]:
+        """Yield the batches of an epoch. Crops without a labelled pixel are left out and counted in `skipped`."""
+        draw = _generator(self.seed, epoch)
+        order = torch.randperm(len(self.items), generator=draw).tolist()
+        for start in range(0, len(order), self.batch):
+            crops = [self._draw(*self.items[index], draw) for index in order[start : start + self.batch]]
+            usable = [crop for crop in crops if bool((crop.targets != IGNORE_INDEX).any())]
+            self.skipped += len(crops) - len(usable)
+            if usable:
+                yield self._collate(usable)
+
+    def _crop_size(self, sizes: list[Size], crop: int) -> Size:
+        """Round the crop up to the grid, at most as large as the largest image."""
+        largest = padded_size((max(size[0] for size in sizes), max(size[1] for size in sizes)), self.grid)
+        # Tiny crops would be all halo: images smaller than a few halos are padded instead.
+        floor = max(4 * self.halo, 128)
+        wanted = (crop, crop) if crop else (min(size[0] for size in sizes), min(size[1] for size in sizes))
+        height, width = padded_size((max(wanted[0], floor), max(wanted[1], floor)), self.grid)
+        return min(height, largest[0]), min(width, largest[1])
+
+    def _draw(self, sample: Sample, view: View, draw: torch.Generator) -> MapBatch:
+        """Cut one crop and draw its pixels."""
+        features, target = self._read(sample, view)
+        top, bottom = self._window(target.shape[0], self.crop[0], draw)
+        left, right = self._window(target.shape[1], self.crop[1], draw)
+        targets = torch.full(self.crop, IGNORE_INDEX, dtype=torch.uint8)
+        inner = _beyond_halo(top, bottom, target.shape[0], self.halo), _beyond_halo(left, right, target.shape[1], self.halo)
+        (first, last), (start, stop) = inner
+        targets[first - top : last - top, start - left : stop - left] = target[first:last, start:stop]
+        cut = [
+            _cut(maps, spec.stride, (top, left), self.crop)
+            for spec, maps in zip(self.reader.encoder.specs, features, strict=True)
+        ]
+        labelled = (targets.flatten() != IGNORE_INDEX).nonzero()[:, 0]
+        count = self.count if len(labelled) else 0
+        chosen = labelled[torch.randint(max(1, len(labelled)), (count,), generator=draw)] if count else labelled[:0]
+        return MapBatch(cut, self.crop, targets[None], (chosen // self.crop[1])[None], (chosen % self.crop[1])[None])
+
+    def _window(self, side: int, crop: int, draw: torch.Generator) -> tuple[int, int]:
+        """Choose a window of a side on the grid; the whole side where it fits."""
+        padded = padded_size((side, side), self.grid)[0]
+        positions = max(0, padded - crop) // self.grid + 1
+        start = int(torch.randint(positions, (1,), generator=draw)) * self.grid if positions > 1 else 0
+        return start, min(start + crop, side)
+
+    def _collate(self, crops: list[MapBatch]) -> MapBatch:
+        features = [torch.cat(maps).to(self.device).float() for maps in zip(*(crop.features for crop in crops), strict=True)]
+        targets = torch.cat([crop.targets for crop in crops]).to(self.device).long()
+        rows = torch.cat([crop.rows for crop in crops]).to(self.device)
+        columns = torch.cat([crop.columns for crop in crops]).to(self.device)
+        return replace(crops[0], features=features, targets=targets, rows=rows, columns=columns)
+
+    def _read(self, sample: Sample, view: View) -> tuple[Features, Tensor]:
+        """Read maps and target, from memory where they are held."""
+        held = self._held.get((sample.id, view))
+        if held is None:
+            held = self.reader.maps(sample, view), torch.from_numpy(self.reader.target(sample, view).copy())
+            size = sum(maps.nbytes for maps in held[0]) + held[1].nbytes
+            # Without a cache the features are to be computed anew: only then is holding them a cheat.
+            if self.reader.cache is not None and self._held_bytes + size <= MEMORY:
+                self._held[sample.id, view] = held
+                self._held_bytes += size
+        return held
+
+
+def _beyond_halo(start: int, stop: int, side: int, halo: int) -> tuple[int, int]:
+    """Shrink a window by the halo at each end that is a cut and not the image's own edge."""
+    first = start + halo if start > 0 else start
+    last = stop - halo if stop < side else stop
+    return first, max(first, last)
+
+
+def _cut(maps: Tensor, stride: float, corner: tuple[int, int], crop: Size) -> Tensor:
+    """Cut a feature map at a pixel window on the grid; smaller maps are continued by their edge values."""
+    top, left = (round(position / stride) for position in corner)
+    height, width = (round(side / stride) for side in crop)
+    rows = torch.arange(top, top + height).clamp(max=maps.shape[-2] - 1)
+    columns = torch.arange(left, left + width).clamp(max=maps.shape[-1] - 1)
+    return maps.index_select(-2, rows).index_select(-1, columns)
+
+
+def _generator(seed: int, epoch: int) -> torch.Generator:
+    return torch.Generator().manual_seed(random.Random(f"{seed} {epoch}").getrandbits(62))

@@ -1,0 +1,302 @@
+"""fullyconv <verb>: the command line.
+
+The package is imported inside the commands, so that `--help` answers without importing torch. Options of `train`
+are made from `TrainConfig`. Everything for people goes to standard error; standard output holds results only.
+"""
+
+import inspect
+import json
+import signal
+import sys
+import typing
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from fullyconv import __version__
+from fullyconv.config import RECIPES, TrainConfig, config_from_mapping, read_config
+from fullyconv.errors import FullyConvError, UsageError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="fullyconv",
+    help="Semantic segmentation with fully convolutional networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+cache_app = typer.Typer(help="Show or empty the feature cache.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache")
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file, such as RUN/best.safetensors.")]
+Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder with images/ and masks/, or a list of pairs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Precision = Annotated[str, typer.Option(help="Of the encoder: auto, float32 or bfloat16.")]
+
+
+def main() -> None:
+    """Run the command line; the exit code is 0, 1 (failure), 2 (usage or data), 130 or 143."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as end:
+        sys.exit(end.exit_code)
+    except FullyConvError as error:
+        _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 130)
+    except _click_exception() as error:
+        error.show()
+        sys.exit(2)
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    sys.exit(143)
+
+
+def _click_exception() -> type[Any]:
+    # typer brings its own copy of click's exceptions in some releases.
+    return typing.cast("type[Any]", typer.BadParameter.__mro__[2])
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(code)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"fullyconv {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Semantic segmentation with fully convolutional networks."""
+
+
+def _with_train_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that takes `**options` one option for each field of `TrainConfig`."""
+    signature = inspect.signature(command)
+    hints = typing.get_type_hints(TrainConfig, include_extras=True)
+    options = []
+    for field in fields(TrainConfig):
+        kind, info = typing.get_args(hints[field.name])[:2]
+        flag = "--" + field.name.replace("_", "-")
+        default = None if field.default is MISSING else field.default
+        if kind is bool:
+            annotation: Any = bool | None
+            option = typer.Option(f"{flag}/--no-{flag[2:]}", help=info.description, show_default=_shown(default))
+        else:
+            annotation = str | None
+            option = typer.Option(
+                flag, help=info.description, metavar=_metavar(kind), show_default=_shown(default)
+            )
+        options.append(
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, option]
+            )
+        )
+    plain = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    command.__signature__ = signature.replace(parameters=[*plain, *options])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in (*plain, *options)}
+    return command
+
+
+def _shown(default: object) -> str | bool:
+    if isinstance(default, tuple):
+        return ",".join(f"{value:g}" for value in default) or False
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return False if default is None else str(default)
+
+
+def _metavar(kind: Any) -> str:
+    choices = [choice for choice in typing.get_args(kind) if isinstance(choice, str | int)]
+    if choices:
+        return "|".join(map(str, choices))
+    if typing.get_origin(kind) is tuple:
+        return "N,N,..."
+    names = {int: "N", float: "X"}
+    members = [member for member in (typing.get_args(kind) or (kind,)) if member in names]
+    return names[members[0]] if members else "TEXT"
+
+
+def _parse(name: str, value: str | bool) -> Any:
+    """Turn an option's text into what `TrainConfig` takes; pydantic checks the range."""
+    kind = typing.get_args(typing.get_type_hints(TrainConfig, include_extras=True)[name])[0]
+    if isinstance(value, bool):
+        return value
+    if typing.get_origin(kind) is tuple:
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    choices = typing.get_args(kind)
+    return int(value) if choices and all(isinstance(choice, int) for choice in choices) and value.isdigit() else value
+
+
+@app.command()
+@_with_train_options
+def train(
+    data: Data,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="RUN", help="The run folder.", show_default="runs/<data>-<n>")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help=f"Named settings: {', '.join(RECIPES)}.")] = "default",
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Settings from a TOML file, such as a run's config.toml.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
+    start_from: Annotated[
+        Path | None, typer.Option("--from", metavar="MODEL", help="Start from the decoder of a model file.")
+    ] = None,
+    cache: Annotated[bool, typer.Option(help="Keep features on disk.")] = True,
+    **options: Any,
+) -> None:
+    """Train a model on a folder of images and masks."""
+    from fullyconv.dataset import Dataset
+    from fullyconv.progress import Console
+    from fullyconv.run_folder import next_run_folder
+    from fullyconv.train import train as run_training
+
+    given = {name: _parse(name, value) for name, value in options.items() if value is not None}
+    if resume and out is None:
+        raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
+    if recipe not in RECIPES:
+        raise UsageError(f"recipe has to be one of {', '.join(RECIPES)}, got {recipe!r}")
+    folder = out or next_run_folder(data)
+    file = folder / "config.toml" if resume and (folder / "config.toml").exists() else config
+    if resume and given:
+        raise UsageError(f"--resume goes on with the settings of {folder}, got --{next(iter(given)).replace('_', '-')}")
+    values = {**RECIPES[recipe], **(read_config(file) if file else {}), **given}
+    settings = config_from_mapping(values, source=str(file) if file else "")
+    console = Console()
+    if settings.encoder_weights == "none":
+        console.say(f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks")
+    dataset = Dataset.open(data, classes=_classes(settings.classes), ignore=settings.ignore)
+    result = run_training(
+        dataset, folder, settings, resume=resume, start_from=start_from, use_cache=cache, progress=console
+    )
+    console.say(f"best val mean IoU {result.report.mean_iou:.4f}; the model is {result.model}")
+    console.say(f"next: fullyconv predict {result.model} IMAGES -o masks")
+
+
+def _classes(text: str | None) -> str | list[str] | None:
+    """Read --classes: a file, or names separated by commas."""
+    if text is None or Path(text).exists():
+        return text
+    return [name.strip() for name in text.split(",")]
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Data,
+    split: Annotated[
+        str | None, typer.Option(help="train, val, test or all.", show_default="test, else val, else all")
+    ] = None,
+    matrix: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Write the confusion matrix as a picture.")
+    ] = None,
+    as_json: Json = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Measure a model on a data set: the four metrics, and each class."""
+    from fullyconv.dataset import Dataset
+    from fullyconv.evaluate import choose_split
+    from fullyconv.evaluate import evaluate as run_evaluation
+    from fullyconv.pictures import confusion_figure, save_picture
+    from fullyconv.predict import Predictor
+    from fullyconv.progress import Console
+
+    console = Console()
+    predictor = Predictor(model, device=device, precision=precision)
+    dataset = Dataset.open(data, class_table=predictor.class_table)
+    chosen = dataset if split == "all" else choose_split(dataset, split)
+    report = run_evaluation(predictor, chosen, progress=console)
+    if matrix is not None:
+        save_picture(confusion_figure(report.counts, report.names), matrix)
+    if as_json:
+        sys.stdout.write(json.dumps({**report.to_json(), "images": len(chosen)}, allow_nan=False) + "\n")
+    else:
+        sys.stdout.write(report.table() + "\n")
+
+
+@app.command()
+def predict(
+    model: Model,
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, folders or globs.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where masks and overlays go.")],
+    overlay: Annotated[bool, typer.Option(help="Write an overlay with a legend beside each mask.")] = True,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write class probabilities as C x H x W float16 .npz, too.")
+    ] = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Predict masks of images."""
+    from fullyconv.predict import Predictor, find_images, predict_files
+    from fullyconv.progress import Console
+
+    console = Console()
+    predictor = Predictor(model, device=device, precision=precision)
+    images = find_images(inputs)
+    written = predict_files(
+        predictor, images, out, overlay=overlay, probabilities=probabilities, progress=console
+    )
+    console.say(f"{written} masks in {out}")
+
+
+@app.command()
+def info(model: Model, as_json: Json = False) -> None:
+    """Describe a model file."""
+    from fullyconv.model_file import describe, read_description
+
+    description = read_description(model)
+    if as_json:
+        sys.stdout.write(json.dumps(description, allow_nan=False) + "\n")
+    else:
+        sys.stdout.write(describe(description) + "\n")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where data and run go.")] = Path("runs/demo"),
+) -> None:
+    """Draw an inspection data set, train on it, measure, predict, and say what to type next."""
+    from fullyconv.demo import demo as run_demo
+    from fullyconv.progress import Console
+
+    run_demo(out, Console())
+
+
+@cache_app.command("info")
+def cache_info(as_json: Json = False) -> None:
+    """Say where the feature cache is and what it holds."""
+    from fullyconv.feature_cache import FeatureCache
+
+    found = FeatureCache().info()
+    if as_json:
+        values = {"folder": str(found.folder), "entries": found.entries, "bytes": found.bytes, "limit": found.limit}
+        sys.stdout.write(json.dumps(values) + "\n")
+    else:
+        sys.stdout.write(
+            f"{found.folder}: {found.entries} entries, {found.bytes / 1e9:.2f} GB of at most {found.limit / 1e9:.2f} GB\n"
+        )
+
+
+@cache_app.command("clear")
+def cache_clear() -> None:
+    """Remove all cached features; they are computed anew when needed."""
+    from fullyconv.feature_cache import FeatureCache
+
+    removed = FeatureCache().clear()
+    sys.stdout.write(f"removed {removed.entries} entries, {removed.bytes / 1e9:.2f} GB\n")

@@ -1,0 +1,175 @@
+"""Every command's frozen settings: defaults, help texts, recipes; TOML in and out.
+
+The command line makes its options from these classes, a run keeps its settings as `config.toml`, and the Python
+functions take them as they are: one place says what can be set and what it means.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from fullyconv.errors import UsageError
+
+__all__ = ["RECIPES", "TrainConfig", "config_from_mapping", "read_config", "recipe", "write_config"]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class TrainConfig:
+    """Settings of `fullyconv train`. The defaults are the default recipe."""
+
+    encoder: Annotated[
+        Literal["efficientnet_lite0", "vgg16"],
+        Field(description="The fixed network whose features are read."),
+    ] = "efficientnet_lite0"
+    encoder_weights: Annotated[
+        str,
+        Field(description="pretrained, none (random), or a weights file in torchvision's key layout."),
+    ] = "pretrained"
+    decoder: Annotated[
+        Literal["practical", "fcn", "fcn_at_once", "lecture"],
+        Field(description="The trained part: the practical decoder, the paper's FCN, or the lecture's."),
+    ] = "practical"
+    stride: Annotated[
+        Literal[4, 8, 16, 32],
+        Field(description="Finest stride that the decoder reads: 8 makes an FCN-8s."),
+    ] = 4
+    scales: Annotated[
+        tuple[Annotated[float, Field(ge=0.25, le=4)], ...],
+        Field(min_length=1, description="Scales of the image at which features are read."),
+    ] = (1.0, 1.5)
+    hidden: Annotated[int, Field(ge=0, description="Hidden channels of the practical decoder; 0 is linear.")] = 128
+    dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout before the practical decoder's score.")] = 0.3
+    upsampling: Annotated[
+        Literal["fixed", "learned"],
+        Field(description="Bilinear upsampling of the paper's FCN: fixed, or learned from a bilinear start."),
+    ] = "fixed"
+    fc: Annotated[bool, Field(description="Trained fc6 and fc7 layers in the paper's FCN (for VGG16).")] = False
+    width: Annotated[int, Field(ge=1, description="Channels of conv6 and fcn4 in the lecture's network.")] = 4096
+    train_on: Annotated[
+        Literal["points", "maps"],
+        Field(description="Train on features read once at labelled pixels, or on whole feature maps."),
+    ] = "points"
+    pixels: Annotated[int, Field(ge=1, description="Labelled pixels drawn from an image and view.")] = 512
+    loss: Annotated[
+        Literal["sampled", "full"],
+        Field(description="Cross entropy at the drawn pixels, or at all (maps only)."),
+    ] = "sampled"
+    balance: Annotated[bool, Field(description="Weigh classes by the inverse root of their frequency.")] = False
+    mirror: Annotated[bool, Field(description="Learn from mirrored images, too.")] = True
+    view_scales: Annotated[
+        tuple[Annotated[float, Field(ge=0.25, le=4)], ...],
+        Field(min_length=1, description="Sizes at which images are shown, each a view of its own."),
+    ] = (1.0,)
+    colour_views: Annotated[int, Field(ge=0, description="Further views with changed brightness and colour.")] = 0
+    crop: Annotated[
+        int,
+        Field(ge=0, description="Side of the random crops of feature maps in pixels; 0: the smallest image."),
+    ] = 0
+    epochs: Annotated[int, Field(ge=1, description="Passes over all images and views.")] = 4
+    steps: Annotated[int, Field(ge=0, description="At least this many steps: small data sets get more epochs.")] = 600
+    batch: Annotated[int, Field(ge=1, description="Images whose pixels make one step.")] = 4
+    lr: Annotated[float, Field(gt=0, description="Highest learning rate of the one-cycle schedule (AdamW).")] = 5e-3
+    weight_decay: Annotated[float, Field(ge=0, description="Weight decay of AdamW.")] = 1e-2
+    patience: Annotated[int, Field(ge=0, description="Stop after so many epochs without a better val; 0: never.")] = 20
+    val_fraction: Annotated[
+        float, Field(gt=0, lt=1, description="Share of the images kept for validation where no split is given.")
+    ] = 0.2
+    ignore: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=255)], ...],
+        Field(description="Mask values that are no class, besides 255."),
+    ] = ()
+    classes: Annotated[
+        str | None, Field(description="classes.txt, or the names of classes 0, 1, ... separated by commas.")
+    ] = None
+    seed: Annotated[int, Field(ge=0, description="Seed of everything drawn at random.")] = 0
+    threads: Annotated[int | None, Field(ge=1, description="Threads; results are bit-equal at equal threads.")] = None
+    device: Annotated[str, Field(description="auto, cpu, cuda or mps.")] = "auto"
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Field(description="In which the encoder computes; auto is bfloat16 where the processor has it."),
+    ] = "auto"
+
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "default": {},
+    "fast": {
+        "stride": 8,
+        "scales": (1.0,),
+        "hidden": 0,
+        "dropout": 0.0,
+        "train_on": "maps",
+        "pixels": 4096,
+        "batch": 8,
+        "epochs": 10,
+        "steps": 300,
+    },
+}
+"""What a recipe changes of the defaults of `TrainConfig`."""
+
+
+def recipe(name: str = "default", **changes: Any) -> TrainConfig:
+    """Return a recipe's settings with changes.
+
+    Raises:
+        UsageError: Unknown recipe, unknown setting or a value that it cannot take.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"recipe has to be one of {', '.join(RECIPES)}, got {name!r}")
+    return config_from_mapping({**RECIPES[name], **changes})
+
+
+def config_from_mapping(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
+    """Validate settings, for example those of a TOML file. Unknown names are refused.
+
+    Raises:
+        UsageError: The first setting that is wrong, with its value.
+    """
+    known = [field.name for field in fields(TrainConfig)]
+    where = f" in {source}" if source else ""
+    for name in values:
+        if name not in known:
+            raise UsageError(f"unknown setting {name!r}{where}", hint=f"known: {', '.join(known)}")
+    try:
+        config = TypeAdapter(TrainConfig).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"setting {name}{where}: {first['msg'].lower()}, got {first['input']!r}") from None
+    return _consistent(config)
+
+
+def _consistent(config: TrainConfig) -> TrainConfig:
+    """Refuse settings that contradict each other; fill in what one setting implies for another."""
+    if config.decoder != "practical" and config.train_on == "points":
+        config = replace(config, train_on="maps")
+    if config.decoder != "practical" and config.scales != (1.0,):
+        config = replace(config, scales=(1.0,))
+    if config.loss == "full" and config.train_on == "points":
+        raise UsageError("loss full needs whole feature maps", hint="add --train-on maps")
+    if config.decoder == "lecture" and config.stride != 8:
+        config = replace(config, stride=8)
+    return config
+
+
+def write_config(config: TrainConfig, path: Path) -> None:
+    """Write settings as TOML; settings that are None are left out."""
+    values = {name: value for name, value in asdict(config).items() if value is not None}
+    path.write_text(tomli_w.dumps(values), encoding="utf-8")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read settings from a TOML file, checked only for being TOML.
+
+    Raises:
+        UsageError: No such file, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} has to be a readable TOML file: {error}") from None

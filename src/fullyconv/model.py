@@ -1,0 +1,126 @@
+"""The FCN: a fixed encoder and a trained decoder, for images of any size."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from fullyconv.class_table import ClassTable
+from fullyconv.decoder import Decoder
+from fullyconv.decoders import build_decoder, needed_strides
+from fullyconv.encoder import Encoder
+from fullyconv.encoders import bare_network, build_network
+from fullyconv.shapes import Features, Images, Logits, Size
+from fullyconv.upsample import upsample_logits
+
+__all__ = ["FCN"]
+
+
+class FCN(nn.Module):
+    """A fully convolutional network (Long, Shelhamer, Darrell, CVPR 2015) with a fixed encoder.
+
+    Args:
+        encoder: Gives features; never trained.
+        decoder: Turns features into logits at its output stride; built for the encoder's specs.
+        class_table: What the classes are; as many as the decoder has logits.
+        training: What is worth knowing about the training, as JSON values; travels in the model file.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        decoder: Decoder,
+        class_table: ClassTable,
+        training: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.class_table = class_table
+        self.training_record: dict[str, Any] = dict(training or {})
+
+    @classmethod
+    def build(
+        cls,
+        class_table: ClassTable,
+        *,
+        encoder: str = "efficientnet_lite0",
+        encoder_weights: str = "pretrained",
+        decoder: str = "practical",
+        stride: int | None = None,
+        scales: Sequence[float] = (1.0,),
+        **decoder_options: Any,
+    ) -> "FCN":
+        """Put an untrained model together from names.
+
+        Args:
+            class_table: The classes to tell apart.
+            encoder: One of `fullyconv.encoders.ENCODER_NAMES`.
+            encoder_weights: "pretrained", "none" or a weights file.
+            decoder: One of `fullyconv.decoders.DECODER_NAMES`.
+            stride: The finest stride that the decoder reads; the decoder's own default if None.
+            scales: Scales of the image at which features are read.
+            decoder_options: Options of the decoder, such as `hidden` and `dropout` of the practical one.
+
+        Raises:
+            UsageError: An unknown name, or an encoder without the strides that the decoder needs.
+            WeightsError: Weights that are missing or do not fit.
+        """
+        network = build_network(encoder, encoder_weights)
+        fixed = Encoder(network, needed_strides(decoder, stride), scales)
+        trained = build_decoder(decoder, fixed.specs, class_table.num_classes, **decoder_options)
+        return cls(fixed, trained, class_table)
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> "FCN":
+        """Build a model of the described form, its weights not yet filled in. The inverse of `description`."""
+        encoder, decoder = description["encoder"], dict(description["decoder"])
+        network = bare_network(encoder["name"])
+        network.weights_source = encoder["weights_source"]
+        fixed = Encoder(network, encoder["strides"], encoder["scales"])
+        table = ClassTable.from_json(description["class_table"])
+        trained = build_decoder(decoder.pop("name"), fixed.specs, table.num_classes, **decoder)
+        return cls(fixed, trained, table, description["training"])
+
+    def description(self) -> dict[str, Any]:
+        """Everything that a model file says beside the tensors, as JSON values."""
+        network = self.encoder.network
+        return {
+            "encoder": {
+                **self.encoder.config(),
+                "digest": self.encoder.digest(),
+                "weights_source": network.weights_source,
+                "weights_licence": network.weights_licence,
+                "receptive_fields": [tap.receptive_field for tap in network.taps if tap.stride in self.encoder.strides],
+            },
+            "decoder": {"name": self.decoder.name, **self.decoder.config()},
+            "class_table": self.class_table.to_json(),
+            "size_policy": "pad-to-stride",
+            "stride_grid": self.encoder.stride_grid,
+            "output_stride": self.decoder.output_stride,
+            "training": self.training_record,
+        }
+
+    def forward(self, images: Images) -> Logits:
+        """Compute logits at every pixel.
+
+        Args:
+            images: N x 3 x H x W, uint8 or float, RGB, 0..255; any H and W from 1 up.
+
+        Returns:
+            N x C x H x W float.
+        """
+        size = (images.shape[-2], images.shape[-1])
+        logits = upsample_logits(self.logits(self.features(images), size), self.decoder.output_stride, size)
+        if logits.shape[-2:] != images.shape[-2:]:
+            raise RuntimeError(f"output {tuple(logits.shape[-2:])} differs from input {size}")
+        return logits
+
+    def features(self, images: Images) -> Features:
+        """Compute the encoder's features in float32."""
+        return [maps.float() for maps in self.encoder(images)]
+
+    def logits(self, features: Features, size: Size) -> Tensor:
+        """Compute logits at the decoder's output stride for images of (height, width) `size`."""
+        logits: Tensor = self.decoder(features, size)
+        return logits

@@ -1,0 +1,186 @@
+"""The predictor: an image of any size in, its mask out."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from glob import glob
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image as PillowImage
+
+from fullyconv.atomic import atomic_path
+from fullyconv.device import choose_device, choose_precision
+from fullyconv.errors import UsageError
+from fullyconv.images import IMAGE_SUFFIXES, read_image, to_rgb, write_mask
+from fullyconv.model import FCN
+from fullyconv.model_file import load_model
+from fullyconv.pictures import overlay as draw_overlay
+from fullyconv.pictures import save_picture, with_legend
+from fullyconv.progress import Progress, Silent
+from fullyconv.shapes import Image, Logits, Mask
+from fullyconv.upsample import predict_mask, upsample_logits
+
+__all__ = ["Predictor", "find_images", "predict_files"]
+
+
+class Predictor:
+    """Predict masks with a model. What evaluates, serves or exports needs to know no more of a model than this.
+
+    Args:
+        model: A model, or the path of a model file.
+        device: "auto", "cpu", "cuda" or "mps".
+        precision: In which the encoder computes: "auto", "float32" or "bfloat16".
+
+    Raises:
+        ModelFileError: The file is not a model file, or is damaged.
+    """
+
+    def __init__(self, model: FCN | str | Path, *, device: str = "auto", precision: str = "auto") -> None:
+        self.model = model if isinstance(model, FCN) else load_model(Path(model))
+        self.device = choose_device(device)
+        self.model.to(self.device).eval()
+        self.model.encoder.set_precision(choose_precision(precision, self.device))
+        self.class_table = self.model.class_table
+
+    def predict(self, image: str | Path | PillowImage.Image | Image) -> Mask:
+        """Predict the class of every pixel.
+
+        Args:
+            image: A path, a PIL image, or an H x W x 3 uint8 RGB array.
+
+        Returns:
+            H x W uint8 class indices.
+        """
+        pixels = as_rgb(image)
+        mask = predict_mask(self._logits(pixels), self.model.decoder.output_stride, pixels.shape[:2])
+        return mask[0].cpu().numpy()
+
+    def probabilities(self, image: str | Path | PillowImage.Image | Image) -> npt.NDArray[np.float32]:
+        """Predict the probability of every class at every pixel: C x H x W float32, sums of 1 over C."""
+        pixels = as_rgb(image)
+        logits = upsample_logits(self._logits(pixels), self.model.decoder.output_stride, pixels.shape[:2])
+        return logits[0].softmax(dim=0).cpu().numpy()
+
+    @torch.no_grad()
+    def _logits(self, pixels: Image) -> Logits:
+        images = torch.from_numpy(pixels.copy()).to(self.device).permute(2, 0, 1)[None]
+        return self.model.logits(self.model.features(images), pixels.shape[:2])
+
+
+def as_rgb(image: str | Path | PillowImage.Image | Image) -> Image:
+    """Return an image given as a path, a PIL image or an array as an H x W x 3 uint8 RGB array.
+
+    Raises:
+        UsageError: An array of another shape or dtype.
+    """
+    if isinstance(image, str | Path):
+        return read_image(Path(image))
+    if isinstance(image, PillowImage.Image):
+        return to_rgb(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise UsageError(
+            f"an image array has to be H x W x 3 uint8 RGB, got {' x '.join(map(str, image.shape))} {image.dtype}",
+            hint="scale to 0..255 and convert with .astype('uint8')",
+        )
+    return image
+
+
+def find_images(inputs: Sequence[str | Path]) -> dict[str, Path]:
+    """Find images among files, folders and globs.
+
+    Args:
+        inputs: Files are taken as they are; of folders (with their subfolders) and globs the images.
+
+    Returns:
+        For each image the name of its outputs: its path within the folder that was given, without suffix, made
+        unique where two would collide.
+
+    Raises:
+        UsageError: An input that matches nothing, or no image in a folder.
+    """
+    found: list[tuple[str, Path]] = []
+    for item in inputs:
+        path = Path(item)
+        if path.is_dir():
+            images = [(file.relative_to(path), file) for file in sorted(path.rglob("*")) if _is_image(file)]
+        elif path.exists():
+            images = [(Path(path.name), path)]
+        else:
+            images = [(Path(Path(name).name), Path(name)) for name in sorted(glob(str(item), recursive=True)) if _is_image(Path(name))]
+        if not images:
+            raise UsageError(f"no image found at {item}", hint=f"images end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+        found += [(name.with_suffix("").as_posix(), file) for name, file in images]
+    return _unique_names(found)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _unique_names(found: Sequence[tuple[str, Path]]) -> dict[str, Path]:
+    """Give each file a name of its own: its stem, then with its suffix, then with a number."""
+    named: dict[str, Path] = {}
+    seen: set[Path] = set()
+    for name, path in found:
+        if path.resolve() in seen:
+            continue
+        seen.add(path.resolve())
+        candidates = itertools.chain(
+            [name, f"{name}_{path.suffix[1:].lower()}"], (f"{name}_{number}" for number in itertools.count(2))
+        )
+        # Case-insensitive, since the folder may be on a disk that does not tell A.png from a.png.
+        taken = {other.casefold() for other in named}
+        named[next(name for name in candidates if name.casefold() not in taken)] = path
+    return named
+
+
+def predict_files(
+    predictor: Predictor,
+    images: Mapping[str, Path],
+    out: Path,
+    *,
+    overlay: bool = True,
+    probabilities: bool = False,
+    progress: Progress | None = None,
+) -> int:
+    """Predict masks of image files and write them.
+
+    Args:
+        predictor: The model.
+        images: Output names and files, from `find_images`.
+        out: The folder for `NAME.png` (palette PNG of mask values), `NAME_overlay.png` and, where asked for,
+            `NAME_probabilities.npz` (C x H x W float16 as `probabilities`, class names as `classes`).
+        overlay: Write overlays.
+        probabilities: Write probabilities.
+        progress: Where to report.
+
+    Returns:
+        The number of masks written.
+
+    Raises:
+        UsageError: A file to be written is there already; nothing is written then.
+    """
+    table = predictor.class_table
+    suffixes = [".png"] + ["_overlay.png"] * overlay + ["_probabilities.npz"] * probabilities
+    for name in images:
+        for suffix in suffixes:
+            if (there := out / f"{name}{suffix}").exists():
+                raise UsageError(f"{there} is there already", hint="choose another folder with -o")
+    colors = {entry.value: entry.color for entry in table.classes}
+    with (progress or Silent()).track("predicting", len(images)) as step:
+        for name, path in images.items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            image = read_image(path)
+            mask = predictor.predict(image)
+            write_mask(out / f"{name}.png", table.encode(mask), colors)
+            if overlay:
+                picture = with_legend(draw_overlay(image, mask, table), table, np.unique(mask).tolist())
+                save_picture(picture, out / f"{name}_overlay.png")
+            if probabilities:
+                with atomic_path(out / f"{name}_probabilities.npz") as temporary, temporary.open("wb") as file:
+                    values = predictor.probabilities(image).astype(np.float16)
+                    np.savez_compressed(file, probabilities=values, classes=np.array(table.names))
+            step()
+    return len(images)

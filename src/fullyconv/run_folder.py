@@ -1,0 +1,95 @@
+"""The run folder: what a training leaves behind, each file whole or not there.
+
+    RUN/best.safetensors    the model file of the best epoch on the validation split
+    RUN/last.safetensors    the model file of the last epoch
+    RUN/checkpoint/         what `--resume` goes on from
+    RUN/config.toml         the settings as run
+    RUN/split.csv           which sample was in which split
+    RUN/metrics.csv         one line an epoch
+    RUN/curves.png          loss and mean IoU
+    RUN/validation.png      image, target, prediction, overlay of a few validation samples
+    RUN/log.txt             what was said
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fullyconv.atomic import atomic_path
+from fullyconv.config import TrainConfig, write_config
+from fullyconv.dataset import Dataset
+from fullyconv.errors import UsageError
+from fullyconv.progress import Progress, ProgressTracker
+
+__all__ = ["RunFolder", "next_run_folder"]
+
+
+def next_run_folder(data: Path, parent: Path = Path("runs")) -> Path:
+    """Return the first of `runs/<data>-1`, `runs/<data>-2`, ... that is not there yet."""
+    number = 1
+    while (folder := parent / f"{data.resolve().stem}-{number}").exists():
+        number += 1
+    return folder
+
+
+class RunFolder:
+    """The files of one run, and a `Progress` that also keeps what is said in the log.
+
+    Args:
+        path: The folder; made, with its parents, where it is not there.
+        resume: Go on in a folder that has a run in it.
+        progress: Where lines go besides the log.
+
+    Raises:
+        UsageError: The folder is not empty, or, with `resume`, has no run in it.
+    """
+
+    def __init__(self, path: Path, *, resume: bool, progress: Progress) -> None:
+        started = (path / "config.toml").exists()
+        if resume and not started:
+            raise UsageError(f"{path} has no run to resume: there is no config.toml in it", hint="leave --resume out")
+        if not resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
+            hint = "give --resume to go on with it, or another folder with -o"
+            raise UsageError(f"the run folder {path} is there already and is not empty", hint=hint)
+        path.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.best = path / "best.safetensors"
+        self.last = path / "last.safetensors"
+        self.checkpoint = path / "checkpoint"
+        self.progress = progress
+
+    def say(self, line: str) -> None:
+        """Report a line and keep it in log.txt."""
+        self.progress.say(line)
+        with (self.path / "log.txt").open("a", encoding="utf-8") as log:
+            log.write(line + "\n")
+
+    def track(self, label: str, total: int) -> ProgressTracker:
+        """Track steps; bars are not kept in the log."""
+        return self.progress.track(label, total)
+
+    def write_start(self, config: TrainConfig, splits: Mapping[str, Dataset]) -> None:
+        """Write the settings and which sample is in which split."""
+        rows = [{"split": name, "id": sample.id} for name, dataset in splits.items() for sample in dataset]
+        self._write_csv("split.csv", rows)
+        with atomic_path(self.path / "config.toml", overwrite=True) as temporary:
+            write_config(config, temporary)
+
+    def read_split(self) -> dict[str, str]:
+        """Return the split of each sample id, as the run began."""
+        with (self.path / "split.csv").open(encoding="utf-8", newline="") as file:
+            return {row["id"]: row["split"] for row in csv.DictReader(file)}
+
+    def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Write metrics.csv anew from all epochs so far."""
+        self._write_csv("metrics.csv", history)
+
+    def _write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        with atomic_path(self.path / name, overwrite=True) as temporary:
+            temporary.write_text(text.getvalue(), encoding="utf-8")

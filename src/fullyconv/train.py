@@ -1,0 +1,331 @@
+"""The loop: a folder of images and masks in, a trained, measured model out."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fullyconv.batches import MapBatch, MapBatches, PointBatch, PointBatches
+from fullyconv.check import DataSummary, check_dataset
+from fullyconv.checkpoint import RunLock, load_newest, save_checkpoint
+from fullyconv.config import TrainConfig
+from fullyconv.dataset import Dataset
+from fullyconv.device import choose_device, choose_precision, seed_everything, set_threads
+from fullyconv.errors import DataError, TrainingError, UsageError
+from fullyconv.feature_cache import FeatureCache
+from fullyconv.features import FeatureReader
+from fullyconv.losses import balanced_weights, map_cross_entropy, pixel_cross_entropy
+from fullyconv.metrics import ConfusionMatrix, Report
+from fullyconv.model import FCN
+from fullyconv.model_file import load_model, save_model
+from fullyconv.pictures import curves, save_picture, validation_panel
+from fullyconv.progress import Progress, Silent, duration
+from fullyconv.run_folder import RunFolder
+from fullyconv.transforms import make_views
+from fullyconv.upsample import pixel_logits, predict_mask, upsample_logits
+
+__all__ = ["TrainResult", "train"]
+
+PANEL_ROWS = 4
+"""Validation samples shown in validation.png."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training leaves.
+
+    Attributes:
+        run: The run folder.
+        model: Path of the best model file.
+        report: How the best model does on the validation split.
+        history: One mapping an epoch: epoch, loss, mean_iou, pixel_accuracy, lr, seconds.
+    """
+
+    run: Path
+    model: Path
+    report: Report
+    history: list[dict[str, Any]]
+
+
+def train(
+    data: Dataset,
+    out: str | Path,
+    config: TrainConfig = TrainConfig(),  # noqa: B008 - frozen
+    *,
+    resume: bool = False,
+    start_from: str | Path | None = None,
+    cache: FeatureCache | None = None,
+    use_cache: bool = True,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train an FCN on a data set's train split and keep the best epoch on its val split.
+
+    Args:
+        data: Opened with the same `ignore` and `classes` as the settings say; split by `config.val_fraction`
+            where it has no val split.
+        out: The run folder; must not hold anything unless `resume`.
+        config: The settings.
+        resume: Go on from the newest checkpoint in `out`; ends in the same bits as a run never interrupted.
+        start_from: A model file whose decoder weights to start from, where names and shapes agree.
+        cache: Where features are kept; the user's feature cache by default.
+        use_cache: False computes the same features without keeping them on disk.
+        progress: Where to report; nowhere by default.
+
+    Raises:
+        DataError: Something is wrong with an image or mask; found before the first epoch.
+        UsageError: Settings that do not fit each other, the data or the run folder.
+        TrainingError: The loss is not finite any more.
+    """
+    run = RunFolder(Path(out), resume=resume, progress=progress or Silent())
+    with RunLock(run.path):
+        set_threads(config.threads)
+        splits = _splits(data, config, run if resume else None)
+        if not resume:
+            run.write_start(config, splits)
+        session = _Session(run, config, splits, cache if cache or not use_cache else FeatureCache(), use_cache, start_from)
+        return session.fit(load_newest(run.checkpoint, report=run.say) if resume else None)
+
+
+def _splits(data: Dataset, config: TrainConfig, resumed: RunFolder | None) -> dict[str, Dataset]:
+    """Return the train and val splits: the data set's, a seeded one, or those of the run that goes on."""
+    if not data.has_split("val"):
+        data = data.with_seeded_split(config.val_fraction, config.seed)
+    splits = {name: data.split(name) for name in ("train", "val")}
+    if resumed:
+        now = {sample.id: name for name, dataset in splits.items() for sample in dataset}
+        if now != resumed.read_split():
+            raise DataError(
+                f"the samples of {data.root} are not those with which the run in {resumed.path} began",
+                hint="restore the data, or start a new run",
+            )
+    return splits
+
+
+class _Session:
+    """One training from its first line to its last: the parts that the loop needs, made once."""
+
+    def __init__(
+        self,
+        run: RunFolder,
+        config: TrainConfig,
+        splits: Mapping[str, Dataset],
+        cache: FeatureCache | None,
+        use_cache: bool,
+        start_from: str | Path | None,
+    ) -> None:
+        self.run, self.config, self.splits = run, config, splits
+        self.device = choose_device(config.device)
+        for note in splits["train"].notes:
+            run.say(note)
+        self.summaries = {name: check_dataset(dataset) for name, dataset in splits.items()}
+        self.table = splits["train"].class_table
+        seed_everything(config.seed)
+        self.model = build_model(config, splits["train"]).to(self.device)
+        if start_from is not None:
+            self._start_from(load_model(Path(start_from)))
+        self.model.encoder.set_precision(choose_precision(config.precision, self.device))
+        self.encoder_digest = self.model.encoder.digest()
+        self.decoder = self.model.decoder
+        self.weights = self._class_weights(self.summaries["train"])
+        self.cache = cache if use_cache else None
+        self.reader = FeatureReader(self.model.encoder, splits["train"], self.cache)
+        self.batches = self._batches()
+        self.epochs = max(config.epochs, math.ceil(config.steps / len(self.batches)))
+        self.optimizer = torch.optim.AdamW(
+            self.decoder.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=False, foreach=False
+        )
+
+    def fit(self, state: dict[str, Any] | None) -> TrainResult:
+        """Run the epochs that are left, then write curves, pictures and the last model."""
+        history: list[dict[str, Any]] = []
+        if state is not None:
+            self.decoder.load_state_dict(state["decoder"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            history = state["history"]
+            self.run.say(f"resuming after epoch {len(history)} of {self.epochs}")
+        best = max((row["mean_iou"] for row in history), default=-1.0)
+        for epoch in range(len(history), self.epochs):
+            if self._exhausted(history):
+                self.run.say(f"val mean IoU has not risen for {self.config.patience} epochs: stopping early")
+                break
+            history.append(self._epoch(epoch))
+            if history[-1]["mean_iou"] > best:
+                best = history[-1]["mean_iou"]
+                self._save(self.run.best, history)
+            self.run.write_metrics(history)
+            save_checkpoint(
+                self.run.checkpoint,
+                {"decoder": self.decoder.state_dict(), "optimizer": self.optimizer.state_dict(), "history": history},
+                epoch=epoch + 1,
+            )
+        self._save(self.run.last, history)
+        if self.model.encoder.digest() != self.encoder_digest:
+            raise TrainingError("the fixed encoder has changed during training")
+        return self._finish(history)
+
+    def _epoch(self, epoch: int) -> dict[str, Any]:
+        """Train one epoch and measure it on the val split."""
+        start = time.perf_counter()
+        seed_everything(self.config.seed, epoch + 1)
+        self.model.train()
+        total, steps = 0.0, 0
+        with self.run.track(f"epoch {epoch + 1} of {self.epochs}", len(self.batches)) as tick:
+            for index, batch in enumerate(self.batches.epoch(epoch)):
+                rate = one_cycle((epoch * len(self.batches) + index) / (self.epochs * len(self.batches)))
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.config.lr * rate
+                total += self._step(batch)
+                steps += 1
+                tick()
+        if steps == 0:
+            raise TrainingError("not one crop of the epoch had a labelled pixel", hint="use larger crops")
+        trained = time.perf_counter() - start
+        report = self._validate()
+        row = {
+            "epoch": epoch + 1,
+            "loss": total / steps,
+            "mean_iou": report.mean_iou,
+            "pixel_accuracy": report.pixel_accuracy,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(time.perf_counter() - start, 3),
+        }
+        self.run.say(
+            f"epoch {epoch + 1}/{self.epochs}  loss {row['loss']:.4f}  val mean IoU {report.mean_iou:.4f}"
+            f"  pixel accuracy {report.pixel_accuracy:.4f}  ({duration(trained)} + {duration(time.perf_counter() - start - trained)} val)"
+        )
+        return row
+
+    def _step(self, batch: PointBatch | MapBatch) -> float:
+        """Take one step of the optimiser and return the loss before it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._loss(batch)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(f"the loss is {value}", hint="lower --lr; the best model so far is kept")
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return value
+
+    def _loss(self, batch: PointBatch | MapBatch) -> Tensor:
+        if isinstance(batch, PointBatch):
+            return pixel_cross_entropy(self.decoder.point_logits(batch.points), batch.targets, self.weights)
+        logits = self.decoder(batch.features, batch.size)
+        stride = self.decoder.output_stride
+        if self.config.loss == "full":
+            return map_cross_entropy(upsample_logits(logits, stride, batch.size), batch.targets, self.weights)
+        drawn = pixel_logits(logits, stride, batch.rows, batch.columns)
+        return pixel_cross_entropy(drawn.flatten(0, 1), batch.drawn_targets.flatten(), self.weights)
+
+    @torch.no_grad()
+    def _validate(self) -> Report:
+        """Measure the val split at original label size."""
+        self.model.eval()
+        matrix = ConfusionMatrix(self.table.num_classes)
+        for prediction, target in self._predictions():
+            matrix.update(target, prediction)
+        return matrix.report(self.table.names)
+
+    @torch.no_grad()
+    def _predictions(self) -> Iterator[tuple[Any, Any]]:
+        """Yield (prediction, target) of each val sample, from its cached features."""
+        reader = FeatureReader(self.model.encoder, self.splits["val"], self.cache)
+        for sample in self.splits["val"]:
+            target = reader.target(sample)
+            features = [maps.to(self.device).float() for maps in reader.maps(sample)]
+            logits = self.model.logits(features, target.shape)
+            yield predict_mask(logits, self.decoder.output_stride, target.shape)[0].cpu().numpy(), target
+
+    def _batches(self) -> PointBatches | MapBatches:
+        config, dataset = self.config, self.splits["train"]
+        views = make_views(config.mirror, config.view_scales, config.colour_views)
+        if config.train_on == "points":
+            return PointBatches(
+                self.reader, dataset, views, output_stride=self.decoder.output_stride, count=config.pixels,
+                size=config.batch * config.pixels, seed=config.seed, progress=self.run,
+            )
+        return MapBatches(
+            self.reader, dataset, views, decoder=self.decoder, sizes=list(self.summaries["train"].sizes),
+            crop=config.crop, count=0 if config.loss == "full" else config.pixels, batch=config.batch, seed=config.seed,
+        )
+
+    def _class_weights(self, summary: DataSummary) -> Tensor | None:
+        if not self.config.balance:
+            return None
+        return balanced_weights(torch.from_numpy(summary.pixel_counts)).to(self.device)
+
+    def _start_from(self, other: FCN) -> None:
+        """Copy the decoder weights of another model where name and shape agree (the paper's staged training)."""
+        mine, theirs = self.model.decoder.state_dict(), other.decoder.state_dict()
+        shared = {name: value for name, value in theirs.items() if name in mine and mine[name].shape == value.shape}
+        if not shared:
+            raise UsageError("the model to start from shares no decoder weights with this one")
+        self.model.decoder.load_state_dict({**mine, **shared})
+        self.run.say(f"started from another model: {len(shared)} of {len(mine)} decoder tensors taken over")
+
+    def _exhausted(self, history: list[dict[str, Any]]) -> bool:
+        if not history or not self.config.patience:
+            return False
+        best = max(range(len(history)), key=lambda index: history[index]["mean_iou"])
+        return len(history) - 1 - best >= self.config.patience
+
+    def _save(self, path: Path, history: list[dict[str, Any]]) -> None:
+        last = history[-1]
+        self.model.training_record = {
+            "config": asdict(self.config),
+            "epoch": last["epoch"],
+            "val_mean_iou": last["mean_iou"],
+            "train_images": len(self.splits["train"]),
+            "val_images": len(self.splits["val"]),
+            "torch": torch.__version__,
+            "precision": str(self.model.encoder.precision).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+        }
+        save_model(self.model, path, overwrite=True)
+
+    def _finish(self, history: list[dict[str, Any]]) -> TrainResult:
+        """Measure the best model once more and draw the pictures."""
+        self.model.load_state_dict(load_model(self.run.best).state_dict())
+        report = self._validate()
+        save_picture(curves(history), self.run.path / "curves.png")
+        save_picture(self._panel(), self.run.path / "validation.png")
+        return TrainResult(self.run.path, self.run.best, report, history)
+
+
+def build_model(config: TrainConfig, data: Dataset) -> FCN:
+    """Build the untrained model of some settings for a data set's classes."""
+    options: dict[str, Callable[[], dict[str, Any]]] = {
+        "practical": lambda: {"hidden": config.hidden, "dropout": config.dropout},
+        "fcn": lambda: {"upsampling": config.upsampling, "fc": config.fc},
+        "fcn_at_once": lambda: {"upsampling": config.upsampling, "fc": config.fc},
+        "lecture": lambda: {"width": config.width},
+    }
+    return FCN.build(
+        data.class_table,
+        encoder=config.encoder,
+        encoder_weights=config.encoder_weights,
+        decoder=config.decoder,
+        stride=config.stride,
+        scales=config.scales,
+        **options[config.decoder](),
+    )
+
+
+def one_cycle(position: float) -> float:
+    """The one-cycle schedule: from 1/25 up to 1 in the first 30 %, then down to nearly 0 along cosines.
+
+    Args:
+        position: Share of all steps that are done, in [0, 1].
+
+    Returns:
+        The factor of the highest learning rate.
+    """
+    if position < 0.3:
+        low, high, share = 1 / 25, 1.0, position / 0.3
+    else:
+        low, high, share = 1.0, 1e-4, (position - 0.3) / 0.7
+    return high + (low - high) * (1 + math.cos(math.pi * share)) / 2

@@ -1,0 +1,72 @@
+"""Joint views of an image and its mask: mirrored, resized, recoloured.
+
+A *view* is one fixed version of an image. Its features can be computed once and kept, so there are a few views
+of each image and not a new one for every epoch.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image as PillowImage
+from PIL import ImageEnhance
+
+from fullyconv.shapes import Image, Mask
+
+__all__ = ["PLAIN", "View", "make_views"]
+
+
+@dataclass(frozen=True)
+class View:
+    """One version of each image.
+
+    Attributes:
+        mirror: Left and right exchanged.
+        scale: The size of the view relative to the image.
+        colour: 0 leaves the colours; another number draws brightness, contrast and saturation from it.
+    """
+
+    mirror: bool = False
+    scale: float = 1.0
+    colour: int = 0
+
+    def apply(self, image: Image, seed: int = 0) -> Image:
+        """Return this view of an H x W x 3 uint8 image; `seed` makes the colours differ between images."""
+        if self.scale != 1:
+            image = np.asarray(PillowImage.fromarray(image).resize(self._size(image), PillowImage.Resampling.BILINEAR))
+        if self.colour:
+            image = _recolour(image, random.Random(1_000_003 * self.colour + seed))
+        return np.ascontiguousarray(image[:, ::-1]) if self.mirror else image
+
+    def apply_mask(self, mask: Mask) -> Mask:
+        """Return this view of an H x W mask of class indices: nearest pixel, so no new class appears."""
+        if self.scale != 1:
+            mask = np.asarray(PillowImage.fromarray(mask).resize(self._size(mask), PillowImage.Resampling.NEAREST))
+        return np.ascontiguousarray(mask[:, ::-1]) if self.mirror else mask
+
+    def _size(self, array: Image | Mask) -> tuple[int, int]:
+        height, width = array.shape[:2]
+        return max(1, round(width * self.scale)), max(1, round(height * self.scale))
+
+
+PLAIN = View()
+"""The image as it is."""
+
+
+def _recolour(image: Image, draw: random.Random) -> Image:
+    """Change brightness, contrast and saturation by up to 30 % each."""
+    picture = PillowImage.fromarray(image)
+    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        picture = enhance(picture).enhance(draw.uniform(0.7, 1.3))
+    return np.asarray(picture)
+
+
+def make_views(mirror: bool, scales: Sequence[float], colours: int) -> tuple[View, ...]:
+    """List the views of a data set: every scale, plain and mirrored, as it is and in `colours` other colours."""
+    return tuple(
+        View(mirrored, scale, colour)
+        for scale in scales
+        for colour in range(colours + 1)
+        for mirrored in ((False, True) if mirror else (False,))
+    )
