@@ -1,8 +1,8 @@
 """The trained part: score the features, sum them over skips, upsample.
 
-A decoder gives logits at its *output stride* s: cell (i, j) stands for the s x s pixels from row i*s and column
-j*s on, its centre is the centre of that square. The last, bilinear upsampling to pixels is a separate step
-(`fullyconv.upsample`). Where the last upsampling is learned, the output stride is 1.
+A decoder gives logits at its *output stride* s: cell (i, j) stands for the s x s pixels from row i*s and
+column j*s on, its centre is the centre of that square. The last, bilinear upsampling to pixels is a separate
+step (`fullyconv.upsample`). Where the last upsampling is learned, the output stride is 1.
 """
 
 from collections.abc import Sequence
@@ -124,9 +124,9 @@ def resample(maps: Tensor, stride: float, output_stride: float, cells: Size) -> 
     factor = stride / output_stride
     if factor == 1 and tuple(maps.shape[-2:]) == cells:
         return maps
-    # `interpolate` takes either a size or a factor. The operator below it takes both: the factor says where the
-    # cells are, the size how many there are. Along an axis of equal sizes it would copy, whatever the factor:
-    # one more cell keeps it from doing so.
+    # `interpolate` takes either a size or a factor. The operator below it takes both: the factor says where
+    # the cells are, the size how many there are. Along an axis of equal sizes it would copy, whatever the
+    # factor: one more cell keeps it from doing so.
     more = [side + (side == given) for side, given in zip(cells, maps.shape[-2:], strict=True)]
     resampled: Tensor = torch.ops.aten.upsample_bilinear2d(maps, more, False, factor, factor)
     return resampled[..., : cells[0], : cells[1]]
@@ -158,9 +158,9 @@ def read_points(
 ) -> Points:
     """Read the features of one image at pixels, as a linear decoder and its upsampling would see them.
 
-    The definition is `resample` to the output grid, then bilinear interpolation between the four cells of
-    that grid around the pixel (`fullyconv.upsample`). Each step reads two cells an axis, so that a pixel's
-    features are a weighted sum of 16 cells of the map: only these are read, no resampled map is built.
+    The definition is `resample` to the output grid, then bilinear interpolation between the four cells of it
+    around the pixel (`fullyconv.upsample`). Each step reads two cells an axis, so that a pixel's features are
+    a weighted sum of 16 cells of the map: only these are read, no resampled map is built.
 
     Args:
         features: One 1 x K x h x w float tensor (of any precision) for each of `specs`.

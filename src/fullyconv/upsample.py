@@ -1,7 +1,7 @@
 """Logits at the output stride -> logits and masks at full size.
 
-Logit row i at output stride s has its centre at pixel position `(i + 0.5) * s`; the centre of pixel row r is at
-`r + 0.5`, which is `(r + 0.5) / s - 0.5` in cells. Pixels beyond the outermost cell centres take the value
+Logit row i at output stride s has its centre at pixel position `(i + 0.5) * s`; the centre of pixel row r is
+at `r + 0.5`, which is `(r + 0.5) / s - 0.5` in cells. Pixels beyond the outermost cell centres take the value
 there. This is `interpolate(mode="bilinear", align_corners=False)`; everything here agrees with it.
 """
 
@@ -81,8 +81,8 @@ def _first_maximum(logits: Tensor) -> Tensor:
 def pixel_logits(logits: Logits, output_stride: int, rows: Tensor, columns: Tensor) -> Tensor:
     """Read upsampled logits at pixels, interpolating only there.
 
-    Equals `upsample_logits` at these pixels. On the CPU the backward (of `index_select`) adds in a fixed order:
-    the same gradients, bit for bit, every time.
+    Equals `upsample_logits` at these pixels. On the CPU the backward (of `index_select`) adds in a fixed
+    order: the same gradients, bit for bit, every time.
 
     Args:
         logits: N x C x h x w.
@@ -119,8 +119,8 @@ def _corners(pixels: Tensor, output_stride: int, cells: int) -> tuple[Tensor, Te
 def bilinear_kernel(side: int) -> Tensor:
     """The weights with which a transposed convolution interpolates bilinearly.
 
-    Per axis `1 - |i - centre| / factor` with factor `(side + 1) // 2` and centre `factor - 1` for an odd side,
-    `factor - 0.5` for an even one (the paper's section 3.3, and `surgery.interp` of its authors).
+    Per axis `1 - |i - centre| / factor` with factor `(side + 1) // 2` and centre `factor - 1` for an odd
+    side, `factor - 0.5` for an even one (the paper's section 3.3, and `surgery.interp` of its authors).
 
     Args:
         side: Side of the square kernel; twice the stride for upsampling by the stride.

@@ -1,17 +1,31 @@
 """The decoders, found by name."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from fullyconv.decoder import Decoder
+from fullyconv.decoders.fcn import FCNDecoder
+from fullyconv.decoders.lecture import LectureDecoder
 from fullyconv.decoders.practical import PracticalDecoder
 from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError
 
 __all__ = ["DECODER_NAMES", "DEFAULT_STRIDES", "build_decoder", "needed_strides"]
 
-DECODER_NAMES = ("practical", "fcn", "fcn_at_once", "lecture")
+DECODERS: dict[str, Callable[..., Decoder]] = {
+    "practical": PracticalDecoder,
+    "fcn": FCNDecoder,
+    "fcn_at_once": partial(FCNDecoder, at_once=True),
+    "lecture": LectureDecoder,
+}
+
+DECODER_NAMES = tuple(DECODERS)
 """The names that `build_decoder` knows."""
+
+STRIDES = {"practical": (4, 8, 16, 32), "fcn": (4, 8, 16, 32), "fcn_at_once": (8, 16, 32), "lecture": (8,)}
+"""The finest strides that each decoder can read down to."""
 
 DEFAULT_STRIDES = {"practical": 4, "fcn": 8, "fcn_at_once": 8, "lecture": 8}
 """The finest stride that each decoder reads where none is asked for."""
@@ -22,7 +36,8 @@ def needed_strides(name: str, stride: int | None = None) -> tuple[int, ...]:
 
     Args:
         name: One of `DECODER_NAMES`.
-        stride: The finest stride to read: 4, 8, 16 or 32; by default that of `DEFAULT_STRIDES`.
+        stride: The finest stride to read; by default that of `DEFAULT_STRIDES`. The lecture's network has no
+            choice.
 
     Returns:
         The strides from the finest to 32, ascending: what the encoder has to give.
@@ -32,11 +47,10 @@ def needed_strides(name: str, stride: int | None = None) -> tuple[int, ...]:
     """
     _check_name(name)
     finest = DEFAULT_STRIDES[name] if stride is None else stride
-    allowed = (8,) if name == "lecture" else (4, 8, 16, 32)
-    if finest not in allowed:
+    if finest not in STRIDES[name]:
         raise UsageError(
-            f"decoder {name} reads features down to stride {' or '.join(map(str, allowed))}, not {finest}",
-            hint=f"leave the stride out for {DEFAULT_STRIDES[name]}",
+            f"decoder {name} has stride {' or '.join(map(str, STRIDES[name]))}, not {finest}",
+            hint=f"leave it out for {DEFAULT_STRIDES[name]}",
         )
     return tuple(step for step in (4, 8, 16, 32) if step >= finest)
 
@@ -48,18 +62,27 @@ def build_decoder(name: str, specs: Sequence[FeatureSpec], num_classes: int, **c
         name: One of `DECODER_NAMES`.
         specs: The encoder's features, in its order (`Encoder.specs`).
         num_classes: Channels of the logits.
-        config: The decoder's own settings, such as `Decoder.config` gives them.
+        config: The decoder's own options, such as `Decoder.config` gives them.
 
     Raises:
-        UsageError: No such decoder or setting, or features that it cannot use.
+        UsageError: No such decoder or option, or features that it cannot use.
     """
     _check_name(name)
-    try:
-        return PracticalDecoder(specs, num_classes, **config)
-    except TypeError as error:
-        raise UsageError(f"decoder {name} was given settings that it does not have: {error}") from error
+    options = decoder_options(name)
+    unknown = [option for option in config if option not in options]
+    if unknown:
+        raise UsageError(
+            f"decoder {name} has no option {', '.join(unknown)}", hint=f"its options are {', '.join(options)}"
+        )
+    return DECODERS[name](specs, num_classes, **config)
+
+
+def decoder_options(name: str) -> tuple[str, ...]:
+    """The keyword arguments that `build_decoder` takes for a decoder."""
+    parameters = inspect.signature(DECODERS[name]).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "at_once")
 
 
 def _check_name(name: str) -> None:
-    if name not in DECODER_NAMES:
+    if name not in DECODERS:
         raise UsageError(f"there is no decoder {name!r}", hint=f"choose one of {', '.join(DECODER_NAMES)}")

@@ -1,9 +1,9 @@
 """The practical decoder: batch norm, projection and a sum over skips.
 
-Every feature map is normalised, projected by a 1x1 convolution, resampled to the output grid and summed: what a
-1x1 convolution on the concatenated maps would do, and the skip that the lecture draws. Without a hidden layer
-the projections are the score layers, and the network is a linear FCN of a few thousand trained numbers. With
-one, ReLU, dropout and a score layer follow the sum.
+Every feature map is normalised, projected by a 1x1 convolution, resampled to the output grid and summed: what
+one 1x1 convolution on the concatenated maps would do, and the skip that the lecture draws. Without a hidden
+layer the projections are the score layers, and the network is a linear FCN of a few thousand trained numbers.
+With one, ReLU, dropout and a score layer follow the sum.
 """
 
 import math
@@ -105,7 +105,7 @@ class PracticalDecoder(Decoder):
         self.hidden = hidden
         self.skips = nn.ModuleList(Skip(spec.channels, hidden or num_classes) for spec in specs)
         self.dropout = nn.Dropout(dropout)
-        # The score layers start at zero (the paper's section 4.2): every class is equally probable at first.
+        # Score layers start at zero (the paper's section 4.3): at first all classes are equally probable.
         if hidden:
             self.score = nn.Conv2d(hidden, num_classes, 1)
             nn.init.zeros_(self.score.weight)
@@ -131,8 +131,8 @@ class PracticalDecoder(Decoder):
         """Compute logits from features read at P pixels (`fullyconv.decoder.read_points`).
 
         Without a hidden layer these are the bilinearly upsampled logits. With one, ReLU is applied to the
-        interpolated hidden values here, and to those of the output grid in `forward`: the same function of the
-        features, read at the pixels instead of the grid.
+        interpolated hidden values here, and to those of the output grid in `forward`: the same function of
+        the features, read at the pixels instead of the grid.
 
         Args:
             points: P x K for each of `specs`.
@@ -162,5 +162,5 @@ def _sum(values: Sequence[Tensor]) -> Tensor:
 def _halo(stride: float, output_stride: int) -> int:
     """Cells of the coarsest map, beyond its own, that a pixel reads through two bilinear steps."""
     if (stride / output_stride).is_integer():
-        return 1  # The grids are aligned: both steps end in the neighbouring cell.
+        return 1  # Aligned grids: both steps end in the neighbouring cell.
     return math.ceil(output_stride / stride + 0.5)
