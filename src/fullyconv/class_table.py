@@ -1,12 +1,11 @@
 """What the values of a mask mean: class index, mask value, name, colour; ignored values.
 
-A class has an *index* (0..C-1, what networks and metrics count in) and a *value* (what mask files hold). Often
-they are equal, but nothing relies on it: CamVid without its value 5 has indices 0..10 for the values
-0, 1, 2, 3, 4, 6, ..., 11, and a set labelled 200, 210, 220 has indices 0, 1, 2.
+A class has an *index* (0..C-1, what networks and metrics count in) and a *value* (what mask files hold).
+Often they are equal, but nothing relies on it: a set labelled 200, 210, 220 has the class indices 0, 1, 2.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -17,7 +16,18 @@ import numpy.typing as npt
 from fullyconv.errors import DataError
 from fullyconv.shapes import Mask
 
-__all__ = ["IGNORE_INDEX", "MAX_CLASSES", "ClassEntry", "ClassTable", "Color", "Encoding", "default_color"]
+__all__ = [
+    "IGNORE_INDEX",
+    "MAX_CLASSES",
+    "ClassEntry",
+    "ClassTable",
+    "Color",
+    "Encoding",
+    "default_color",
+    "entries_of_names",
+    "read_entries",
+    "value_text",
+]
 
 IGNORE_INDEX = 255
 """The class index of a pixel without a class; also the mask value that is ignored by default."""
@@ -106,7 +116,9 @@ class ClassTable:
             if not entry.name.strip() or not entry.name.isprintable():
                 raise DataError(f"class value {entry.value}: expected a printable name, got {entry.name!r}")
             if not 0 <= entry.value <= highest:
-                raise DataError(f'class "{entry.name}": expected a mask value 0..{highest}, got {entry.value}')
+                raise DataError(
+                    f'class "{entry.name}": expected a mask value 0..{highest}, got {entry.value}'
+                )
             if len(entry.color) != 3 or not all(0 <= part <= 255 for part in entry.color):
                 raise DataError(f'class "{entry.name}": expected a colour of three 0..255, got {entry.color}')
         _refuse_twice("class name", self.names)
@@ -127,7 +139,7 @@ class ClassTable:
     def from_file(
         cls, path: str | Path, ignored: Iterable[int] = (), encoding: Encoding = "index"
     ) -> "ClassTable":
-        """Read `classes.txt`: a line `index,name,r,g,b` (or `index,name`) for each class; # starts a comment.
+        """Read `classes.txt`: a line `index,name,r,g,b` for each class; lines that start with # are comments.
 
         The index is the value of the class in masks with one channel. An entry whose index is 255 or among
         `ignored` is no class; in RGB masks its colour is ignored.
@@ -140,8 +152,7 @@ class ClassTable:
         Raises:
             DataError: The file cannot be read, or a line is not of that form.
         """
-        entries = read_entries(path)
-        return cls.from_entries(entries, ignored, encoding)
+        return cls.from_entries(read_entries(path), ignored, encoding)
 
     @classmethod
     def from_entries(
@@ -152,25 +163,21 @@ class ClassTable:
         Args:
             entries: Declared classes; one with value 255 is ignored unless the encoding is binary.
             ignored: Mask values to leave out.
-            encoding: How the masks hold the classes. For "binary", two entries are expected and the second
+            encoding: How the masks hold the classes. For "binary", two entries have to be left; the second
                 takes the value 255.
 
         Raises:
             DataError: No class is left, or the entries contradict each other.
         """
-        left_out = {int(value) for value in ignored}
-        if encoding == "binary":
-            entries = [
-                ClassEntry(entry.name, 255 if i else entry.value, entry.color) for i, entry in enumerate(entries)
-            ]
-        else:
-            left_out.add(IGNORE_INDEX)
-        kept = tuple(entry for entry in entries if entry.value not in left_out)
-        dropped = tuple(entry for entry in entries if entry.value in left_out)
+        left_out = {int(value) for value in ignored} | ({IGNORE_INDEX} if encoding != "binary" else set())
+        kept = [entry for entry in entries if entry.value not in left_out]
+        dropped = [entry for entry in entries if entry.value in left_out]
         if not kept:
             raise DataError(f"expected at least one class, but all {len(entries)} declared ones are ignored")
+        if encoding == "binary":
+            kept = [replace(entry, value=255 if i else entry.value) for i, entry in enumerate(kept)]
         colors = tuple(entry.color for entry in dropped) if encoding == "rgb" else ()
-        return cls(kept, tuple(left_out), encoding, colors)
+        return cls(tuple(kept), tuple(left_out), encoding, colors)
 
     @classmethod
     def from_names(
@@ -196,7 +203,9 @@ class ClassTable:
     def binary(cls, names: Sequence[str] = ("background", "foreground")) -> "ClassTable":
         """Make the table of masks that hold only 0 and 255: black is class 0, white is class 1."""
         colors: tuple[Color, Color] = ((0, 0, 0), (255, 255, 255))
-        entries = [ClassEntry(name, 0, color) for name, color in zip(names, colors, strict=True)]
+        entries = [
+            ClassEntry(name, i, color) for i, (name, color) in enumerate(zip(names, colors, strict=True))
+        ]
         return cls.from_entries(entries, (), "binary")
 
     @property
@@ -270,7 +279,7 @@ class ClassTable:
 
     def _decode_colors(self, array: npt.NDArray[np.uint8], where: str | Path) -> Mask:
         codes, index_of_code = self._index_of_color
-        pixels = pack_colors(array)
+        pixels = _pack_colors(array)
         place = np.minimum(np.searchsorted(codes, pixels), len(codes) - 1)
         unknown = codes[place] != pixels
         if unknown.any():
@@ -280,7 +289,7 @@ class ClassTable:
             raise DataError(
                 f"{where}: colour {red},{green},{blue} ({count} pixels, first at row {row}, column {column}) "
                 "is not in the class table",
-                hint=f"add a line INDEX,NAME,{red},{green},{blue} to classes.txt; index 255 ignores the colour",
+                hint=f"add a line INDEX,NAME,{red},{green},{blue} to classes.txt; index 255 ignores it",
             )
         return index_of_code[place].astype(np.uint8)
 
@@ -291,8 +300,8 @@ class ClassTable:
         value = int(array[row, column])
         count = int((array == value).sum())
         return DataError(
-            f"{where}: mask value {value} ({count} pixels, first at row {row}, column {column}) is not one of "
-            f"the {self.num_classes} class values {value_text(self.values)}",
+            f"{where}: mask value {value} ({count} pixels, first at row {row}, column {column}) is not one "
+            f"of the {self.num_classes} class values {value_text(self.values)}",
             hint=f"correct the mask, add class {value} to the class table, or leave it out: --ignore {value}",
         )
 
@@ -318,7 +327,7 @@ class ClassTable:
             row, column = _first(values < 0)
             raise DataError(
                 f"class index {int(mask[row, column])} at row {row}, column {column} is not one of the "
-                f"{self.num_classes} classes"
+                f"{self.num_classes} classes of the class table"
             )
         return values.astype(np.uint8)
 
@@ -326,7 +335,8 @@ class ClassTable:
         """The table as JSON values, in one canonical form."""
         return {
             "classes": [
-                {"name": entry.name, "value": entry.value, "color": list(entry.color)} for entry in self.classes
+                {"name": entry.name, "value": entry.value, "color": list(entry.color)}
+                for entry in self.classes
             ],
             "encoding": self.encoding,
             "ignored": list(self.ignored),
@@ -341,6 +351,8 @@ class ClassTable:
             DataError: The data are not of that form.
         """
         try:
+            if unknown := sorted(set(data) - {"classes", "encoding", "ignored", "ignored_colors"}):
+                raise ValueError(f"unknown keys {unknown}")
             return cls(
                 tuple(
                     ClassEntry(_typed(e["name"], str), _typed(e["value"], int), _color(e["color"]))
@@ -351,14 +363,16 @@ class ClassTable:
                 tuple(_color(color) for color in data["ignored_colors"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"expected a class table in JSON, got one that cannot be read: {error!r}") from error
+            raise DataError(
+                f"expected a class table in JSON, got one that cannot be read: {error!r}"
+            ) from error
 
 
 def read_entries(path: str | Path) -> tuple[ClassEntry, ...]:
     """Read the lines of a `classes.txt`; see `ClassTable.from_file`.
 
     Raises:
-        DataError: The file cannot be read, or a line is not `index,name,r,g,b` or `index,name`.
+        DataError: The file cannot be read, or a line is not `index,name,r,g,b`.
     """
     path = Path(path)
     try:
@@ -371,31 +385,33 @@ def read_entries(path: str | Path) -> tuple[ClassEntry, ...]:
         if not line.strip() or line.lstrip().startswith("#") or [f.lower() for f in fields] == _HEADER:
             continue
         try:
-            if len(fields) not in (2, 5):
-                raise ValueError(f"{len(fields)} fields")
-            value = int(fields[0])
-            red, green, blue = (int(field) for field in fields[2:]) if fields[2:] else default_color(value)
+            value, name, red, green, blue = fields
+            entries.append(ClassEntry(name, int(value), (int(red), int(green), int(blue))))
         except ValueError as error:
             raise DataError(
-                f"{path}, line {number}: expected index,name,r,g,b, got {line.strip()!r} ({error})",
-                hint="one class a line, such as 3,road,128,64,128; # starts a comment",
+                f"{path}, line {number}: expected index,name,r,g,b, got {line.strip()!r}",
+                hint="one class a line, such as 3,road,128,64,128; a line that starts with # is a comment",
             ) from error
-        entries.append(ClassEntry(fields[1], value, (red, green, blue)))
     if not entries:
         raise DataError(f"{path}: expected lines index,name,r,g,b, got none")
     return tuple(entries)
 
 
 def entries_of_names(names: Sequence[str]) -> tuple[ClassEntry, ...]:
-    """Entries of class names: value i is name i, in the default colours."""
+    """Entries of class names: value i is name i, in the default colours.
+
+    Raises:
+        DataError: There are more than 255 names.
+    """
+    if len(names) > MAX_CLASSES:
+        raise DataError(f"expected at most {MAX_CLASSES} class names, got {len(names)}")
     return tuple(ClassEntry(name.strip(), i, default_color(i)) for i, name in enumerate(names))
 
 
-def pack_colors(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+def _pack_colors(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
     """Pack H x W x 3 colours into H x W numbers 0xRRGGBB."""
     wide = array.astype(np.uint32)
-    packed: npt.NDArray[np.uint32] = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
-    return packed
+    return wide @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
 
 
 def value_text(values: Sequence[int]) -> str:

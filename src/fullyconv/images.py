@@ -1,18 +1,19 @@
 """Read an image or a mask, write a mask PNG: the only place where image files are opened.
 
-Files are opened by Python and decoded by Pillow from a fixed set of formats; everything that goes wrong on the
-way is a `DataError` that names the file. The rules for image modes are in `docs/concepts/data.md`.
+Files are opened by Python and decoded by Pillow from a fixed set of formats. Whatever goes wrong on the way
+is a `DataError` that names the file. `docs/concepts/data.md` has the rules for users.
 """
 
-import os
+import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, ImageOps
+from PIL import ExifTags, UnidentifiedImageError, features
 from PIL import Image as PillowImage
 
 from fullyconv.errors import DataError, UsageError
@@ -31,92 +32,302 @@ __all__ = [
     "write_mask",
 ]
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
 """Suffixes of files that are read as images or masks, in lower case; case does not matter in file names."""
 
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N")
-_IGNORED_COLOR = (224, 224, 192)  # of value 255 in the palette of PASCAL VOC
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF") + (("WEBP",) if features.check("webp") else ())
+_SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+_IGNORED_COLOR = (224, 224, 192)  # of value 255 in the colour map of PASCAL VOC
+
+_Array = npt.NDArray[Any]
+
+# EXIF orientation -> the array as it is meant to be seen. In `_SIDEWAYS`, height and width change places.
+_UPRIGHT: Mapping[int, Callable[[_Array], _Array]] = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a[::-1].swapaxes(0, 1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
+_SIDEWAYS = (5, 6, 7, 8)
 
 
 def show_path(path: str | Path) -> str:
-    """A path for a message: one line, printable, whatever bytes the name holds."""
+    """A path for a message: one printable line, whatever bytes the name holds."""
     text = str(path)
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
+def read_image(path: str | Path) -> Image:
+    """Read an image file as RGB, upright by its EXIF orientation.
+
+    Args:
+        path: A file of one of the formats of `IMAGE_SUFFIXES`; its content says which, not its name.
+
+    Returns:
+        H x W x 3 uint8 RGB; see `to_rgb` for the modes.
+
+    Raises:
+        DataError: The file is missing, damaged, too large, of several pages or of a mode that is not read.
+    """
+    with _opened(path) as image:
+        return _upright(image, to_rgb(image, show_path(path)))
+
+
+def to_rgb(image: PillowImage.Image, where: str = "image") -> Image:
+    """Convert an image of any mode to RGB; its EXIF orientation is left alone.
+
+    Grey is repeated in three channels; palettes are looked up; alpha is dropped and the colours beneath it
+    kept; CMYK, YCbCr and HSV are converted by Pillow (`255 - ink`, scaled by black; Adobe's inverted files
+    included). Grey of 16 bits is divided by 257, so that the full range 0..65535 becomes 0..255 whatever the
+    image holds. Pillow itself reads 16-bit *colour* as its upper 8 bits.
+
+    Args:
+        image: A Pillow image.
+        where: Its name for messages.
+
+    Returns:
+        H x W x 3 uint8 RGB, an array of its own.
+
+    Raises:
+        DataError: The mode is float or LAB, or a 32-bit integer image has a value outside 0..65535.
+    """
+    mode = image.mode
+    if mode in _SIXTEEN_BIT:
+        return _grey_of_16_bits(np.asarray(image).astype(np.int64), where)
+    if mode in ("P", "PA", "LA", "La", "RGBa"):
+        image = image.convert("RGBA")  # straight to RGB, Pillow warns about palettes with transparency
+    if mode in ("F", "LAB"):
+        raise DataError(
+            f"{where}: expected an image of 8 or 16 bits a channel, got Pillow mode {mode}",
+            hint="a float image has no agreed range: save it as 8-bit or 16-bit PNG",
+        )
+    return np.array(image.convert("RGB"))
+
+
+def _grey_of_16_bits(values: npt.NDArray[np.int64], where: str) -> Image:
+    outside = (values < 0) | (values > 65535)
+    if outside.any():
+        raise DataError(
+            f"{where}: expected values 0..65535, got {int(values[outside][0])}", hint="save it as 16-bit PNG"
+        )
+    grey = ((values + 128) // 257).astype(np.uint8)  # 65535 = 255 * 257; 257 is odd: no ties to break
+    return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+
+
+def verify_image(path: str | Path) -> Size:
+    """Decode an image to see that it can be read, at the least cost.
+
+    Returns:
+        (height, width), upright.
+
+    Raises:
+        DataError: `read_image` would fail as well.
+    """
+    with _opened(path) as image:
+        if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
+            size = _header_size(image)
+            image.draft(image.mode, (1, 1))  # every byte is still parsed, an eighth of the pixels made
+            image.load()
+            return size
+        height, width = _upright(image, to_rgb(image, show_path(path))).shape[:2]
+        return height, width
+
+
+def read_mask_array(path: str | Path) -> npt.NDArray[np.uint8]:
+    """Read what a mask file holds, upright by its EXIF orientation, nothing scaled or looked up.
+
+    Grey and palette masks give the numbers stored in the file: palette indices, 0 and 1 of one-bit masks,
+    0..3 and 0..15 of two and four bits, and 16-bit or 32-bit integers as long as they are 0..255. An alpha
+    channel is dropped if it is opaque; transparent palette entries are indices like others.
+
+    Args:
+        path: A PNG, BMP, GIF, PGM, PPM or TIFF file.
+
+    Returns:
+        H x W uint8 values; H x W x 3 uint8 RGB for a mask in colours.
+
+    Raises:
+        DataError: The file cannot be read, is of a lossy format or mode, or holds a value outside 0..255.
+    """
+    with _opened(path) as image:
+        _refuse_lossy(image, show_path(path))
+        raw_mode = _raw_mode(image)
+        values = _stored_values(image, raw_mode, show_path(path))
+        return _upright(image, values)
+
+
+def mask_mode(path: str | Path) -> str:
+    """The Pillow mode of a mask, from the header: "L", "P", "1", "RGB", ...
+
+    Raises:
+        DataError: The file cannot be opened or is of a lossy format.
+    """
+    with _opened(path) as image:
+        _refuse_lossy(image, show_path(path))
+        return image.mode
+
+
+def _refuse_lossy(image: PillowImage.Image, where: str) -> None:
+    kind = str(image.format)
+    compression = str(image.info.get("compression", ""))
+    if kind == "TIFF" and ("jpeg" in compression or compression == "webp"):
+        kind = f"TIFF with {compression} compression"
+    if kind in ("JPEG", "MPO", "WEBP") or kind.startswith("TIFF with"):
+        raise DataError(
+            f"{where}: expected a mask in a lossless format, got {kind}, which blurs class borders",
+            hint="export the masks again as PNG; renaming or converting the file does not repair the values",
+        )
+
+
+def _stored_values(image: PillowImage.Image, raw_mode: str, where: str) -> npt.NDArray[np.uint8]:
+    mode = image.mode
+    if raw_mode.endswith("I") and mode in ("1", "L"):
+        raise DataError(
+            f"{where}: mask values are stored inverted (white is zero)", hint="save the mask as PNG"
+        )
+    if "16" in raw_mode and mode in ("RGB", "RGBA", "LA"):
+        raise DataError(
+            f"{where}: expected a mask in 8-bit colours, got 16 bits", hint="save the mask as 8-bit PNG"
+        )
+    values: _Array = np.array(image)
+    if mode in _SIXTEEN_BIT:
+        return _within_8_bits(values, where)
+    if mode in ("LA", "PA", "RGBA"):
+        if (values[..., -1] != 255).any():
+            raise DataError(
+                f"{where}: expected an opaque mask, got transparent pixels",
+                hint="flatten the mask: every pixel needs a class value, or 255 to be ignored",
+            )
+        values = values[..., :-1] if mode == "RGBA" else values[..., 0]
+    elif mode not in ("1", "L", "P", "RGB"):
+        raise DataError(
+            f"{where}: expected a grey, palette or RGB mask, got Pillow mode {mode}",
+            hint="save the mask as 8-bit PNG",
+        )
+    # Pillow stretches grey of two and four bits to 0..255.
+    scale = {"L;2": 85, "L;4": 17}.get(raw_mode, 1) if mode == "L" else 1
+    return values.astype(np.uint8) // np.uint8(scale)
+
+
+def _within_8_bits(values: _Array, where: str) -> npt.NDArray[np.uint8]:
+    outside = (values < 0) | (values > 255)
+    if outside.any():
+        row, column = (int(place[0]) for place in np.nonzero(outside))
+        value = int(values[row, column])
+        count = int((values == value).sum())
+        raise DataError(
+            f"{where}: expected mask values 0..255, got {value} "
+            f"({count} pixels, first at row {row}, column {column})",
+            hint="at most 255 classes are possible: map the values to 0..254 and save the mask as 8-bit PNG",
+        )
+    return values.astype(np.uint8)
+
+
+def image_size(path: str | Path) -> Size:
+    """The size of an image or mask as `read_image` gives it, from the header.
+
+    Returns:
+        (height, width), upright.
+
+    Raises:
+        DataError: The file cannot be opened.
+    """
+    with _opened(path) as image:
+        return _header_size(image)
+
+
+def _header_size(image: PillowImage.Image) -> Size:
+    width, height = image.size
+    if image.format == "PNG" and "exif" not in image.info and not _metadata_after_pixels(image):
+        return height, width  # asking Pillow for the orientation would decode the pixels
+    return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
+
+
+def _metadata_after_pixels(image: PillowImage.Image) -> bool:
+    """Whether a PNG has chunks behind its pixels that may hold an orientation."""
+    file = image.fp  # type: ignore[attr-defined]
+    place = file.tell()
+    try:
+        file.seek(8)
+        pixels = False
+        while len(head := file.read(8)) == 8:
+            kind = head[4:]
+            pixels = pixels or kind == b"IDAT"
+            if kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt") and pixels:
+                return True
+            file.seek(int.from_bytes(head[:4], "big") + 4, 1)
+        return False
+    finally:
+        file.seek(place)
+
+
+def _orientation(image: PillowImage.Image) -> int:
+    """The EXIF orientation that is still to be applied, 1 for none."""
+    if image.format == "TIFF":
+        return 1  # Pillow has applied it, to the size in the header too
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged metadata of any kind say nothing about the pixels
+        return 1
+
+
+def _upright(image: PillowImage.Image, array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    turn = _UPRIGHT.get(_orientation(image))
+    return array if turn is None else np.ascontiguousarray(turn(array))
+
+
+def _raw_mode(image: PillowImage.Image) -> str:
+    """How the pixels lie in the file, in Pillow's words, such as "L;4"; known until they are loaded."""
+    tile = getattr(image, "tile", None)
+    args = tile[0].args if tile else ""
+    first = args[0] if isinstance(args, tuple) and args else args
+    return first if isinstance(first, str) else ""
+
+
 @contextmanager
 def _opened(path: str | Path) -> Iterator[PillowImage.Image]:
-    """Open an image file; whatever fails inside the block becomes a DataError that names the file."""
+    """Open an image file; what fails inside the block becomes a DataError that names the file."""
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{show_path(path)}: expected an image file, got {'no regular file' if path.exists() else 'nothing'}")
+    where = show_path(path)
     try:
+        if not path.is_file():  # opening a pipe would wait for ever
+            raise DataError(
+                f"{where}: expected an image file, got {'none' if not path.exists() else 'no file'}"
+            )
         with path.open("rb") as file, PillowImage.open(file, formats=_FORMATS) as image:
+            if image.format != "MPO" and getattr(
+                image, "is_animated", False
+            ):  # MPO: a photo and its thumbnails
+                raise DataError(
+                    f"{where}: expected one image, got a file of several",
+                    hint="save each as a file of its own",
+                )
             yield image
     except DataError:
         raise
     except (PillowImage.DecompressionBombError, PillowImage.DecompressionBombWarning) as error:
+        number = re.search(r"\d+", str(error))
+        count = f"{int(number.group()) / 1e6:.0f} million pixels" if number else "many pixels"
         raise DataError(
-            f"{show_path(path)}: the image is too large to be read safely: {error}",
-            hint="cut it into parts; if you trust the file, raise PIL.Image.MAX_IMAGE_PIXELS",
+            f"{where}: the image has {count}, too many to be read safely",
+            hint="cut it into parts, or raise PIL.Image.MAX_IMAGE_PIXELS in Python if you trust the file",
+        ) from error
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{where}: expected an image, got content that is none ({path.stat().st_size} bytes)",
+            hint="the file is damaged or of another format: replace it or take it away",
         ) from error
     except Exception as error:  # damaged files make Pillow raise a dozen kinds
-        text = show_path(str(error)) or type(error).__name__
-        raise DataError(f"{show_path(path)}: cannot read the image: {text}") from error
-
-
-def read_image(path: str | Path) -> Image:
-    with _opened(path) as image:
-        return to_rgb(ImageOps.exif_transpose(image))
-
-
-def verify_image(path: str | Path) -> Size:
-    with _opened(path) as image:
-        size = _oriented_size(image)
-        image.load()
-        return size
-
-
-def to_rgb(image: PillowImage.Image) -> Image:
-    if image.mode in _SIXTEEN_BIT or image.mode == "I":
-        values = np.asarray(image).astype(np.int64)
-        grey = ((values + 128) // 257).astype(np.uint8)
-        return np.stack([grey] * 3, axis=2)
-    if image.mode == "F":
-        raise DataError("float images are not supported")
-    if image.mode in ("P", "PA", "LA", "La", "RGBa"):
-        image = image.convert("RGBA")
-    return np.array(image.convert("RGB") if image.mode != "RGBA" else image)[..., :3].copy()
-
-
-def read_mask_array(path: str | Path) -> npt.NDArray[np.uint8]:
-    with _opened(path) as image:
-        if image.format in ("JPEG", "MPO"):
-            raise DataError(f"{show_path(path)}: JPEG masks are lossy", hint="save masks as PNG")
-        turned = ImageOps.exif_transpose(image)
-        values = np.array(turned)
-        if turned.mode in _SIXTEEN_BIT or turned.mode == "I":
-            if values.min() < 0 or values.max() > 255:
-                raise DataError(f"{show_path(path)}: mask values above 255")
-        return values.astype(np.uint8)
-
-
-def mask_mode(path: str | Path) -> str:
-    with _opened(path) as image:
-        return image.mode
-
-
-def image_size(path: str | Path) -> Size:
-    with _opened(path) as image:
-        return _oriented_size(image)
-
-
-def _oriented_size(image: PillowImage.Image) -> Size:
-    width, height = image.size
-    if image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8):
-        return width, height
-    return height, width
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise DataError(
+            f"{where}: cannot read the image: {show_path(reason)}",
+            hint="the file is damaged or unreadable: replace it or take it away",
+        ) from error
 
 
 def write_mask(
@@ -126,28 +337,53 @@ def write_mask(
     *,
     overwrite: bool = False,
 ) -> None:
+    """Write a mask as a palette PNG: its pixels are the values, a viewer shows the colours.
+
+    Args:
+        path: The file to make; it appears whole or not at all.
+        values: H x W uint8 mask values.
+        color_by_value: RGB, 0..255, of each value; others are black, and 255 is (224, 224, 192) if not given.
+        overwrite: Whether a file that is there already may be replaced.
+
+    Raises:
+        UsageError: The file exists and `overwrite` is false, or it cannot be written.
+    """
     palette = np.zeros((256, 3), dtype=np.uint8)
     palette[255] = _IGNORED_COLOR
     for value, color in color_by_value.items():
         palette[value] = color
-    image = PillowImage.fromarray(values)
+    image = PillowImage.fromarray(np.ascontiguousarray(values))
     image.putpalette(palette.tobytes())
     _write(Path(path), image, "PNG", overwrite)
 
 
 def write_image(path: str | Path, rgb: Image, *, overwrite: bool = False) -> None:
+    """Write an image as JPEG (by a suffix .jpg or .jpeg) or PNG (any other).
+
+    Args:
+        path: The file to make; it appears whole or not at all.
+        rgb: H x W x 3 uint8 RGB.
+        overwrite: Whether a file that is there already may be replaced.
+
+    Raises:
+        UsageError: The file exists and `overwrite` is false, or it cannot be written.
+    """
     path = Path(path)
     kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
-    _write(path, PillowImage.fromarray(rgb), kind, overwrite)
+    _write(path, PillowImage.fromarray(np.ascontiguousarray(rgb)), kind, overwrite)
 
 
 def _write(path: Path, image: PillowImage.Image, kind: str, overwrite: bool) -> None:
     if not overwrite and path.exists():
-        raise UsageError(f"{show_path(path)} exists already", hint="choose another folder, or allow overwriting")
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+        raise UsageError(
+            f"{show_path(path)} exists already", hint="choose another folder, or allow overwriting"
+        )
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # of its own length: names may have 255 bytes
     try:
         with temporary.open("xb") as file:
-            image.save(file, kind)
-        os.replace(temporary, path)
+            image.save(file, kind, **({"quality": 92} if kind == "JPEG" else {}))
+        temporary.replace(path)
+    except OSError as error:
+        raise UsageError(f"{show_path(path)}: cannot write the image: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
