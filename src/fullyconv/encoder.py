@@ -1,15 +1,17 @@
 """The fixed encoder: features at declared strides and channels.
 
 A *network* (one of `fullyconv.encoders`) turns normalised images into feature maps at a few strides. The
-`Encoder` makes it the fixed part of an FCN: it normalises, enlarges and pads images, keeps the network in eval
-mode and out of autograd, and says what comes out.
+`Encoder` makes it the fixed part of an FCN: it normalises, enlarges and pads images, keeps the network in
+eval mode and out of autograd, and says what comes out.
 """
 
+import copy
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from torch.nn import functional
 
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Images, Size
+from fullyconv.weights import PackagedWeights
 
 __all__ = [
     "Encoder",
@@ -26,8 +29,14 @@ __all__ = [
     "InputConvention",
     "ReceptiveField",
     "Tap",
+    "pad_to_multiple",
+    "padded_size",
+    "resize_by",
     "tensors_digest",
 ]
+
+SMALLEST_SCALE, LARGEST_SCALE = 0.25, 4.0
+LARGEST_DENOMINATOR = 64  # of a scale as a fraction: keeps the crop grid at a size that images have
 
 
 @dataclass(frozen=True)
@@ -106,11 +115,15 @@ class EncoderNetwork(nn.Module):
     """What a network in `fullyconv.encoders` declares and does.
 
     Attributes:
-        name: The name under which `build_encoder` finds it.
+        name: The name under which `fullyconv.encoders.build_network` finds it.
         taps: All taps, finest first. Their strides divide the last one.
         input_convention: What `forward` expects.
         weights_licence: SPDX name of the licence of its usual pretrained weights.
-        weights_source: Where these weights came from: "random", or a package or file with its digest; no folders.
+        weights_source: Where these weights came from: "random", or a package or file (its name, no folder).
+        packaged: The package that brings its pretrained weights, if there is one.
+        usual_file: Where there is none, the file to ask for.
+        ignored_weights: Prefixes of published weights that features do not need (the classifier).
+        misfits: Published files with the right keys that give wrong features: the start of the SHA-256, why.
     """
 
     name: str
@@ -118,20 +131,39 @@ class EncoderNetwork(nn.Module):
     input_convention: InputConvention
     weights_licence: str
     weights_source: str = "random"
+    packaged: PackagedWeights | None = None
+    usual_file: str = "a weights file"
+    ignored_weights: tuple[str, ...] = ()
+    misfits: tuple[tuple[str, str], ...] = ()
 
     def forward(self, images: Tensor, strides: Sequence[int]) -> list[Tensor]:
         """Compute features at `strides`, finest first, and nothing beyond the last.
 
         Args:
-            images: N x 3 x H x W float, normalised by `input_convention`; H and W multiples of the largest
-                declared stride.
+            images: N x 3 x H x W float, normalised by `input_convention`; H and W multiples of the last of
+                `strides`.
             strides: Ascending, each the stride of a tap.
+
+        Returns:
+            For each stride N x channels x H / stride x W / stride.
         """
         raise NotImplementedError(f"{type(self).__name__} is abstract")
+
+    def published_keys(self) -> Mapping[str, str]:
+        """For each key of `state_dict` the name that the publisher of the pretrained weights gave it."""
+        return {key: key for key in self.state_dict()}
+
+    def folded(self) -> "EncoderNetwork":
+        """Copy for inference: the same features within rounding, normalisation folded into convolutions."""
+        return copy.deepcopy(self)
 
 
 class Encoder(nn.Module):
     """A fixed network: features of images of any size, never trained, the same bits every time.
+
+    The network itself stays in float32, as it was loaded: it is what the digest covers and what a model file
+    holds. Features are computed by a copy of it, folded and in the wanted precision, which is remade when the
+    network's weights were replaced or moved.
 
     Args:
         network: The pretrained network.
@@ -139,8 +171,12 @@ class Encoder(nn.Module):
         scales: Factors by which the image is enlarged before the network. Each gives its own features.
 
     Raises:
-        UsageError: The network has no tap at one of the strides, or a scale is not in [0.25, 4].
+        UsageError: The network has no tap at one of the strides; a scale is not in [0.25, 4], comes twice, or
+            is no fraction with a denominator of at most 64.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(
         self,
@@ -150,16 +186,15 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         taps = {tap.stride: tap for tap in network.taps}
-        strides = tuple(sorted(strides or taps))
+        strides = tuple(sorted(set(strides or taps)))
         for stride in strides:
             if stride not in taps:
+                known = ", ".join(map(str, taps))
                 raise UsageError(
-                    f"encoder {network.name} has features at strides {', '.join(map(str, taps))}, not at {stride}",
+                    f"encoder {network.name} has features at strides {known}, not at {stride}",
                     hint="choose a decoder stride among them",
                 )
-        for scale in scales:
-            if not 0.25 <= scale <= 4:
-                raise UsageError(f"a scale has to lie in 0.25..4, got {scale:g}")
+        _check_scales(scales)
         self.network = network
         self.strides = strides
         self.scales = tuple(float(scale) for scale in scales)
@@ -168,6 +203,9 @@ class Encoder(nn.Module):
         self.register_buffer("mean", torch.tensor(convention.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(convention.std).view(1, 3, 1, 1), persistent=False)
         self.precision = torch.float32
+        # In a tuple, so that it is no submodule: it is neither saved nor counted.
+        self._working: tuple[EncoderNetwork, ...] = ()
+        self._working_of: list[tuple[Tensor, tuple[Any, ...]]] = []
         self.requires_grad_(False)
         self.eval()
 
@@ -177,20 +215,14 @@ class Encoder(nn.Module):
 
     @property
     def stride_grid(self) -> int:
-        """The stride of the deepest tap of the network: inputs are padded to its multiples."""
+        """The deepest stride that is read: scaled images are padded to its multiples."""
         return self.strides[-1]
 
     @property
     def crop_grid(self) -> int:
         """Pixels of the original image between positions where every feature map has a cell edge."""
-        grids = [self.stride_grid]
-        for scale in self.scales:
-            # The smallest multiple m of the stride such that m * scale is a multiple of it, too.
-            multiple = next((n for n in range(1, 65) if (n * scale).is_integer()), None)
-            if multiple is None:
-                raise UsageError(f"scale {scale:g} has no crop grid", hint="use a scale such as 0.75, 1.25 or 1.5")
-            grids.append(self.stride_grid * multiple)
-        return math.lcm(*grids)
+        # A crop of n * denominator pixels is n * numerator pixels at that scale.
+        return self.stride_grid * math.lcm(*(_fraction(scale).denominator for scale in self.scales))
 
     @torch.no_grad()
     def forward(self, images: Images) -> Features:
@@ -200,15 +232,32 @@ class Encoder(nn.Module):
             images: N x 3 x H x W, uint8 or float, RGB, 0..255, any H and W from 1 up.
 
         Returns:
-            For each of `specs`, in order, N x K x h x w in the encoder's precision.
+            For each of `specs`, in order, N x K x h x w in the encoder's precision, where h is
+            `ceil(H * scale / stride_grid) * stride_grid / tap.stride`, w likewise.
         """
+        network = self.working_network()
         features: Features = []
         for scale in self.scales:
             scaled = resize_by(images.to(self.mean.dtype), scale)
             padded = pad_to_multiple(self.normalise(scaled), self.stride_grid)
             padded = padded.to(self.precision).contiguous(memory_format=torch.channels_last)
-            features += self.network(padded, self.strides)
+            features += network(padded, self.strides)
         return features
+
+    def working_network(self) -> EncoderNetwork:
+        """The copy of the network that computes: folded, in the encoder's precision, on its device."""
+        tensors = list(self.network.state_dict(keep_vars=True).values())
+        states = [(t.device, t.dtype, 0 if t.is_inference() else t._version) for t in tensors]
+        fresh = len(tensors) == len(self._working_of) and all(
+            tensor is known and state == known_state
+            for tensor, state, (known, known_state) in zip(tensors, states, self._working_of, strict=True)
+        )
+        if not self._working or not fresh:
+            with torch.no_grad():
+                working = self.network.folded().to(self.precision)
+            self._working = (working.to(memory_format=torch.channels_last).requires_grad_(False).eval(),)  # type: ignore[call-overload]
+            self._working_of = list(zip(tensors, states, strict=True))
+        return self._working[0]
 
     def normalise(self, images: Tensor) -> Tensor:
         """Apply the input convention to RGB values in 0..255."""
@@ -217,13 +266,16 @@ class Encoder(nn.Module):
         return (images - self.mean) / self.std
 
     def set_precision(self, precision: torch.dtype) -> "Encoder":
-        """Compute in `precision` (float32 or bfloat16) from now on. Normalisation stays in float32."""
-        self.precision = precision
-        self.network.to(precision)
+        """Compute in `precision` (float32 or bfloat16) from now on.
+
+        Resizing and normalisation of the image stay in float32, and so do the network's own weights.
+        """
+        if precision != self.precision:
+            self.precision, self._working = precision, ()
         return self
 
     def config(self) -> dict[str, Any]:
-        """Everything but the weights that decides the features, as JSON values."""
+        """What decides the features beside weights and precision, as JSON values."""
         return {
             "name": self.network.name,
             "strides": list(self.strides),
@@ -232,24 +284,55 @@ class Encoder(nn.Module):
         }
 
     def digest(self) -> str:
-        """SHA-256 over the configuration and all weights of the network: equal digests, equal features."""
+        """SHA-256 over the configuration and all weights of the network; the precision does not enter."""
         return tensors_digest(self.network.state_dict(), json.dumps(self.config(), sort_keys=True))
 
 
+def _check_scales(scales: Sequence[float]) -> None:
+    for scale in scales:
+        if not SMALLEST_SCALE <= scale <= LARGEST_SCALE:
+            raise UsageError(f"a scale has to lie in {SMALLEST_SCALE:g}..{LARGEST_SCALE:g}, got {scale:g}")
+        if _fraction(scale).denominator > LARGEST_DENOMINATOR:
+            raise UsageError(
+                f"a scale has to be a fraction with a denominator up to {LARGEST_DENOMINATOR}, got {scale}",
+                hint="use one such as 0.75, 1.25 or 1.5",
+            )
+    if not scales or len(set(scales)) < len(scales):
+        raise UsageError(f"scales have to be at least one and differ, got {', '.join(map(str, scales))}")
+
+
+def _fraction(scale: float) -> Fraction:
+    """The decimal number that was meant: 1.1 is 11/10, which no float is."""
+    return Fraction(str(float(scale)))
+
+
 def resize_by(images: Tensor, scale: float) -> Tensor:
-    """Enlarge (or reduce) images by exactly `scale`: bilinear, pixel centres at `(i + 0.5) / scale - 0.5`."""
+    """Enlarge (or reduce) images by exactly `scale`, bilinearly.
+
+    Result pixel i is read at `(i + 0.5) / scale - 0.5`, clamped to the image, whatever the size: so the
+    feature maps of all scales stay aligned. Nothing is smoothed before it is reduced.
+
+    Args:
+        images: N x K x H x W float.
+        scale: Result pixels per input pixel.
+
+    Returns:
+        N x K x ceil(H * scale) x ceil(W * scale).
+    """
     if scale == 1:
         return images
-    height, width = (max(1, math.floor(side * scale)) for side in images.shape[-2:])
-    if min(images.shape[-2:]) * scale < 1:
-        return functional.interpolate(images, size=(height, width), mode="bilinear", align_corners=False)
-    return functional.interpolate(
+    height, width = (math.ceil(side * _fraction(scale)) for side in images.shape[-2:])
+    # interpolate() rounds sizes down. Repeated edge pixels beyond the image are what clamping reads there.
+    beyond = math.ceil(1 / scale)
+    images = functional.pad(images, (0, beyond, 0, beyond), mode="replicate")
+    enlarged = functional.interpolate(
         images, scale_factor=scale, mode="bilinear", align_corners=False, recompute_scale_factor=False
     )
+    return enlarged[..., :height, :width]
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """Pad zeros to the bottom and right until both sides are multiples of `multiple`."""
+    """Pad N x K x H x W with zeros at the bottom and right until both sides are multiples of `multiple`."""
     height, width = padded_size((images.shape[-2], images.shape[-1]), multiple)
     return functional.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]))
 

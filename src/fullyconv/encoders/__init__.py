@@ -4,39 +4,16 @@ import torch
 
 from fullyconv.encoder import EncoderNetwork
 from fullyconv.encoders.efficientnet_lite import EfficientNetLite0
-from fullyconv.encoders.vgg import VGG16
+from fullyconv.encoders.vgg import VGG16, vgg16_fc_layers
 from fullyconv.errors import UsageError, WeightsError
-from fullyconv.weights import initialise, load_into, load_weights
+from fullyconv.weights import Weights, choose_tensors, initialise, load_weights
 
-__all__ = ["ENCODER_NAMES", "bare_network", "build_network"]
+__all__ = ["ENCODER_NAMES", "bare_network", "build_network", "vgg16_fc_layers"]
 
-NETWORKS: dict[str, type[EfficientNetLite0] | type[VGG16]] = {
-    EfficientNetLite0.name: EfficientNetLite0,
-    VGG16.name: VGG16,
-}
+NETWORKS: tuple[type[EncoderNetwork], ...] = (EfficientNetLite0, VGG16)
 
-ENCODER_NAMES: tuple[str, ...] = tuple(NETWORKS)
+ENCODER_NAMES: tuple[str, ...] = tuple(network.name for network in NETWORKS)
 """What `build_network` can build; the first is the default."""
-
-
-def bare_network(name: str) -> EncoderNetwork:
-    """Build a network whose weights are all zero, to be filled by `load_state_dict`.
-
-    Raises:
-        UsageError: There is no encoder of that name.
-    """
-    return _bare(name)
-
-
-def _bare(name: str) -> EfficientNetLite0 | VGG16:
-    if name not in NETWORKS:
-        raise UsageError(f"no encoder {name!r}", hint=f"choose one of {', '.join(NETWORKS)}")
-    with torch.device("meta"):  # Nothing is drawn from the global random state.
-        network = NETWORKS[name]()
-    network.to_empty(device="cpu")
-    for tensor in network.state_dict().values():
-        tensor.zero_()
-    return network
 
 
 def build_network(name: str, weights: str = "pretrained") -> EncoderNetwork:
@@ -44,27 +21,59 @@ def build_network(name: str, weights: str = "pretrained") -> EncoderNetwork:
 
     Args:
         name: One of `ENCODER_NAMES`.
-        weights: "pretrained" (the installed package), "none" (random, seeded: equal every time), or the path of
-            a `.pth`, `.pt` or `.safetensors` file in the publisher's key layout.
+        weights: "pretrained" (from an installed package), "none" (random, the same every time), or the path
+            of a `.pth`, `.pt` or `.safetensors` file in the key layout of its publisher.
+
+    Returns:
+        The network in float32 on the CPU; its `weights_source` says where the weights came from.
 
     Raises:
         UsageError: There is no encoder of that name.
         WeightsError: The weights are missing, damaged or of another network.
     """
-    network = _bare(name)
+    network = bare_network(name)
     if weights == "none":
         initialise(network)
-        network.weights_source = "random"
-        return network
-    if weights != "pretrained":
-        found = load_weights(weights)
+    elif weights != "pretrained":
+        _fill(network, load_weights(weights))
     elif network.packaged is not None:
-        found = load_weights(network.packaged)
+        _fill(network, load_weights(network.packaged))
     else:
         raise WeightsError(
             f"no package brings pretrained weights for {name}",
-            hint="give --encoder-weights FILE, torchvision's vgg16-397923af.pth, or none",
+            hint=f"use --encoder-weights FILE with {network.usual_file}, or --encoder-weights none",
         )
-    load_into(network, found, network.published_keys(), network.ignored_weights)
-    network.weights_source = found.source
     return network
+
+
+def bare_network(name: str) -> EncoderNetwork:
+    """Build a network whose weights are all zero, for `load_state_dict` to fill.
+
+    Raises:
+        UsageError: There is no encoder of that name.
+    """
+    kinds = {network.name: network for network in NETWORKS}
+    if name not in kinds:
+        raise UsageError(f"no encoder {name!r}", hint=f"choose {' or '.join(ENCODER_NAMES)}")
+    # Without storage no default values are drawn: neither time nor the global random state is spent.
+    with torch.device("meta"):
+        network = kinds[name]()
+    network.to_empty(device="cpu")
+    for tensor in network.state_dict().values():
+        tensor.zero_()
+    return network
+
+
+def _fill(network: EncoderNetwork, weights: Weights) -> None:
+    """Copy published weights into a network, or refuse them and leave it as it is."""
+    for start, reason in network.misfits:
+        if weights.sha256.startswith(start):
+            raise WeightsError(
+                f"{weights.file} does not fit encoder {network.name}: {reason}",
+                hint=f"use {network.usual_file}",
+            )
+    published = network.published_keys()
+    expected = {published[own]: tuple(tensor.shape) for own, tensor in network.state_dict().items()}
+    tensors = choose_tensors(weights, expected, network.ignored_weights)
+    network.load_state_dict({own: tensors[theirs] for own, theirs in published.items()})
+    network.weights_source = weights.source

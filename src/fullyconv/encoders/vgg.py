@@ -1,29 +1,40 @@
 """VGG16 (Simonyan and Zisserman 2014, configuration D): the encoder of the FCN paper and of the lecture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor, nn
 
 from fullyconv.encoder import EncoderNetwork, InputConvention, ReceptiveField, Tap
+from fullyconv.weights import choose_tensors, load_weights
 
-__all__ = ["VGG16"]
+__all__ = ["VGG16", "vgg16_fc_layers"]
 
-# Output channels of each 3 x 3 convolution, one tuple for each max pooling.
+# Output channels of each 3 x 3 convolution; a max pooling follows each group.
 CONVOLUTIONS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+
+# The two fully connected layers that FCNs keep as convolutions (Long et al. 2015, section 3.1): name here, name
+# in torchvision, shape there, shape here.
+FC_LAYERS = (
+    ("fc6", "classifier.0", (4096, 25088), (4096, 512, 7, 7)),
+    ("fc7", "classifier.3", (4096, 4096), (4096, 4096, 1, 1)),
+)
 
 
 class VGG16(EncoderNetwork):
-    """The 13 convolutions of VGG16, 14,714,688 weights, features after the poolings at strides 4, 8, 16 and 32.
+    """The 13 convolutions of VGG16: 14,714,688 weights, features after the poolings at strides 4 to 32.
 
-    The keys are torchvision's: `features.N.weight` and `features.N.bias`.
+    Its keys are torchvision's, `features.N.weight` and `features.N.bias`; taps are named as in the lecture.
     """
 
     name = "vgg16"
-    # ImageNet mean and deviation (.485, .456, .406; .229, .224, .225) of torchvision's weights, in units of 0..255.
+    # torchvision's mean (.485, .456, .406) and deviation (.229, .224, .225), in units of 0..255.
     input_convention = InputConvention(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
     weights_licence = "BSD-3-Clause"
-    packaged = None
+    usual_file = "torchvision's vgg16-397923af.pth"
     ignored_weights = ("classifier.",)
+    # torchvision's vgg16_features-amdegroot-88682ab5.pth, converted from Caffe.
+    misfits = (("88682ab5", "it was trained on another input convention (mean 123, 117, 104, not divided)"),)
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,10 +61,30 @@ class VGG16(EncoderNetwork):
                 stride *= 2
                 if stride in strides:
                     features.append(maps)
-            if len(features) == len(strides):
-                break
+                if len(features) == len(strides):
+                    break
         return features
 
-    def published_keys(self) -> Mapping[str, str]:
-        """Name each key of `state_dict` as torchvision does: they are the same."""
-        return {key: key for key in self.state_dict()}
+
+def vgg16_fc_layers(path: str | Path) -> dict[str, Tensor]:
+    """Read VGG16's fully connected layers as convolutions, for the paper's decoders to start from.
+
+    Args:
+        path: A whole VGG16 in torchvision's key layout.
+
+    Returns:
+        Float32: `fc6.weight` 4096 x 512 x 7 x 7, `fc6.bias` 4096, `fc7.weight` 4096 x 4096 x 1 x 1, `fc7.bias`
+        4096.
+
+    Raises:
+        WeightsError: The file is missing, damaged, or has no such layers.
+    """
+    expected: dict[str, tuple[int, ...]] = {}
+    for _, theirs, shape, _ in FC_LAYERS:
+        expected |= {f"{theirs}.weight": shape, f"{theirs}.bias": shape[:1]}
+    found = choose_tensors(load_weights(path), expected, ignored=("features.", "classifier.6."))
+    layers = {}
+    for name, theirs, _, convolution in FC_LAYERS:
+        layers[f"{name}.weight"] = found[f"{theirs}.weight"].reshape(convolution)
+        layers[f"{name}.bias"] = found[f"{theirs}.bias"]
+    return layers
