@@ -1,11 +1,11 @@
 """Predict one mask with the installed package, outside the checkout: the pretrained encoder comes along."""
 
 import numpy as np
-from fullyconv.model_file import save_model
 
 import fullyconv
 from fullyconv.class_table import ClassTable
 from fullyconv.model import FCN
+from fullyconv.model_file import save_model
 from fullyconv.predict import Predictor
 
 assert "site-packages" in fullyconv.__file__, fullyconv.__file__
