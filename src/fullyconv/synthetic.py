@@ -115,9 +115,10 @@ def _draw_pit(rng: np.random.Generator, scene: Scene) -> None:
         scene.height[window] += np.float32(radius * rng.uniform(0.3, 0.6)) * (0.13 * lip - bowl)
         coverage: Field = np.clip(outline - distance + np.float32(0.5), 0, 1)
         facing = (x * np.float32(scene.light[0]) + y * np.float32(scene.light[1])) / np.float32(radius)
-        dark: Field = np.float32(rng.uniform(0.25, 0.65)) * (1 + 0.4 * np.clip(facing, -1, 1))
-        dark *= 1 + 0.15 * noise(rng, coverage.shape, 1.5 * scene.unit)
-        scene.tint(window, coverage * dark, (0.05 + 0.25 * (1 - rust), 0.05, 0.05 * rust))
+        depth = np.float32(rng.uniform(0.25, 0.65)) * coverage
+        depth *= 1 + np.float32(0.4) * np.clip(facing, -1, 1)
+        depth *= 1 + np.float32(0.15) * noise(rng, coverage.shape, 1.5 * scene.unit)
+        scene.tint(window, depth, (0.05 + 0.25 * (1 - rust), 0.05, 0.05 * rust))
         scene.label(window, coverage, _PIT)
 
 
