@@ -52,6 +52,7 @@ def predict_mask(logits: Logits, output_stride: int, size: Size) -> Masks:
     """
     height, width = size
     cells = -(-height // output_stride)
+    logits = logits.contiguous()  # Class by class: the comparison below reads whole planes.
     mask = torch.empty((len(logits), height, width), dtype=torch.uint8, device=logits.device)
     band = max(1, BAND_VALUES // max(1, logits[:, :, 0].numel() * output_stride**2))
     for start in range(0, cells, band):

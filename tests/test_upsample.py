@@ -1,0 +1,164 @@
+import math
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fullyconv import upsample
+from fullyconv.upsample import bilinear_kernel, pixel_logits, predict_mask, upsample_logits
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def slow_bilinear(plane, stride, row, column):
+    """One pixel of an upsampled h x w plane, by the definition."""
+    height, width = plane.shape
+    y = min(max((row + 0.5) / stride - 0.5, 0), height - 1)
+    x = min(max((column + 0.5) / stride - 0.5, 0), width - 1)
+    return sum(
+        float(plane[i, j]) * max(0, 1 - abs(y - i)) * max(0, 1 - abs(x - j))
+        for i, j in product(range(height), range(width))
+    )
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 8])
+def test_upsampled_logits_follow_the_definition_at_every_pixel(stride):
+    logits = torch.randn(1, 2, 3, 2)
+    size = (3 * stride - stride // 2, 2 * stride - stride // 3)
+    upsampled = upsample_logits(logits, stride, size)
+    assert upsampled.shape == (1, 2, *size)
+    for channel, row, column in product(range(2), range(size[0]), range(size[1])):
+        expected = slow_bilinear(logits[0, channel], stride, row, column)
+        assert upsampled[0, channel, row, column].item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("values", [1, 500, 4_000_000])
+@pytest.mark.parametrize(
+    ("stride", "size"), [(1, (9, 5)), (4, (33, 20)), (8, (70, 1)), (3, (1, 15)), (32, (65, 96))]
+)
+def test_a_predicted_mask_is_the_argmax_of_the_upsampled_logits(monkeypatch, values, stride, size):
+    monkeypatch.setattr(upsample, "BAND_VALUES", values)
+    logits = torch.randn(2, 5, -(-size[0] // stride) + 1, -(-size[1] // stride))
+    mask = predict_mask(logits, stride, size)
+    assert mask.dtype == torch.uint8
+    assert torch.equal(mask.long(), upsample_logits(logits, stride, size).argmax(1))
+
+
+def test_the_mask_takes_the_lowest_index_of_equal_logits():
+    logits = torch.tensor([1.0, 3.0, 2.0, 3.0]).view(1, 4, 1, 1).expand(1, 4, 3, 3)
+    assert (predict_mask(logits, 4, (12, 12)) == 1).all()
+    assert (predict_mask(torch.zeros(1, 4, 3, 3), 4, (12, 12)) == 0).all()
+
+
+def test_full_size_logits_exist_for_one_band_at_a_time(monkeypatch):
+    largest = 0
+    genuine = upsample.upsample_logits
+
+    def watch(logits, output_stride, size):
+        nonlocal largest
+        largest = max(largest, logits.numel() * output_stride**2)
+        return genuine(logits, output_stride, size)
+
+    monkeypatch.setattr(upsample, "BAND_VALUES", 2_000)
+    monkeypatch.setattr(upsample, "upsample_logits", watch)
+    predict_mask(torch.randn(1, 3, 50, 4), 4, (200, 16))
+    # A band of 2,000 values is ten rows of cells; one more on each side is interpolated with it.
+    assert largest <= 12 * (3 * 4 * 4**2)
+
+
+def read_whole(logits, stride, rows, columns):
+    """What `pixel_logits` gives, from the whole upsampled logits."""
+    whole = upsample_logits(logits, stride, (logits.shape[2] * stride, logits.shape[3] * stride))
+    return torch.stack([whole[n][:, rows[n], columns[n]].T for n in range(len(logits))])
+
+
+def some_pixels(count, height, width, number):
+    return torch.randint(0, height, (count, number)), torch.randint(0, width, (count, number))
+
+
+@pytest.mark.parametrize("stride", [1, 4, 32])
+def test_pixel_logits_equal_the_upsampled_ones_there(stride):
+    logits = torch.randn(2, 3, 4, 5)
+    rows, columns = some_pixels(2, 4 * stride, 5 * stride, 60)
+    read = pixel_logits(logits, stride, rows, columns)
+    torch.testing.assert_close(read, read_whole(logits, stride, rows, columns), atol=1e-5, rtol=0)
+
+
+def test_pixel_logits_have_the_gradient_of_the_upsampled_ones():
+    logits = torch.randn(2, 3, 4, 5, requires_grad=True)
+    rows, columns = some_pixels(2, 32, 40, 60)
+    weights = torch.randn(2, 60, 3)
+    (fast,) = torch.autograd.grad((pixel_logits(logits, 8, rows, columns) * weights).sum(), logits)
+    (slow,) = torch.autograd.grad((read_whole(logits, 8, rows, columns) * weights).sum(), logits)
+    torch.testing.assert_close(fast, slow, atol=1e-4, rtol=0)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("spread", [1, 45])
+def test_the_gradient_of_pixel_logits_has_the_same_bits_every_time(spread):
+    logits = torch.randn(4, 11, 45, 60, requires_grad=True)
+    rows, columns = some_pixels(4, 8 * spread, 8 * spread, 4096)  # spread 1: all pixels add to one cell
+    weights = torch.randn(4, 4096, 11)
+    gradients = [
+        torch.autograd.grad((pixel_logits(logits, 8, rows, columns) * weights).sum(), logits)[0]
+        for _ in range(8)
+    ]
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+
+
+def test_the_bilinear_kernel_of_side_4_is_the_papers():
+    axis = torch.tensor([0.25, 0.75, 0.75, 0.25])
+    assert torch.equal(bilinear_kernel(4), axis[:, None] * axis)
+
+
+@pytest.mark.parametrize("side", [1, 3, 4, 16, 63, 64])
+def test_the_bilinear_kernel_follows_the_formula(side):
+    factor = (side + 1) // 2
+    centre = factor - 1 if side % 2 == 1 else factor - 0.5
+    for i, j in product(range(0, side, 3), range(0, side, 3)):
+        expected = (1 - abs(i - centre) / factor) * (1 - abs(j - centre) / factor)
+        assert bilinear_kernel(side)[i, j].item() == pytest.approx(expected, abs=1e-6)
+
+
+def transposed(stride):
+    layer = nn.ConvTranspose2d(1, 1, 2 * stride, stride, padding=stride // 2, bias=False)
+    layer.weight.data.copy_(bilinear_kernel(2 * stride))
+    return layer.requires_grad_(False)
+
+
+@pytest.mark.parametrize(("stride", "corner"), [(2, 0.75), (8, 0.5625), (32, 0.515625)])
+def test_a_bilinear_transposed_convolution_is_interpolation_but_for_the_border(stride, corner):
+    maps = torch.randn(1, 1, 4, 5)
+    border = stride // 2
+    upsampled = functional.interpolate(maps, scale_factor=stride, mode="bilinear", align_corners=False)
+    inner = (..., slice(border, -border), slice(border, -border))
+    torch.testing.assert_close(transposed(stride)(maps)[inner], upsampled[inner], atol=1e-5, rtol=0)
+    ones = transposed(stride)(torch.ones(1, 1, 4, 5))
+    assert ones[0, 0, 0, 2 * stride].item() == pytest.approx(corner)
+    assert ones[0, 0, 0, 0].item() == pytest.approx(corner**2)
+    assert ones[0, 0, border, border].item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (320, 480), (96, 64)])
+def test_the_transposed_convolution_of_d2l_gives_multiples_of_32_back(height, width):
+    layer = nn.ConvTranspose2d(2, 2, kernel_size=64, stride=32, padding=16)
+    assert layer(torch.zeros(1, 2, height // 32, width // 32)).shape[2:] == (height, width)
+
+
+def test_upsampling_zero_logits_keeps_the_classes_equally_probable():
+    upsampled = upsample_logits(torch.zeros(1, 21, 4, 4), 8, (31, 32))
+    loss = functional.cross_entropy(upsampled, torch.full((1, 31, 32), 7))
+    assert loss.item() == pytest.approx(math.log(21))
