@@ -378,7 +378,11 @@ def read_entries(path: str | Path) -> tuple[ClassEntry, ...]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot read the class table: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(
+            f"{path}: expected a class table, got a file that cannot be read ({reason})",
+            hint="a text file with a line index,name,r,g,b for each class; or names separated by commas",
+        ) from error
     entries = []
     for number, line in enumerate(text.splitlines(), start=1):
         fields = [field.strip() for field in line.split(",")]

@@ -1,33 +1,48 @@
-"""A folder or list of images and masks as a `Dataset` of samples."""
+"""A folder or list of images and masks -> a `Dataset` of samples.
+
+`layout.py` pairs the files; this file finds out what the masks mean, says so in one sentence, and reads.
+"""
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from fullyconv.class_table import ClassTable
+from fullyconv.class_table import (
+    IGNORE_INDEX,
+    ClassEntry,
+    ClassTable,
+    Color,
+    entries_of_names,
+    read_entries,
+    value_text,
+)
 from fullyconv.errors import DataError, UsageError
-from fullyconv.images import IMAGE_SUFFIXES, image_size, read_image, read_mask_array
+from fullyconv.images import image_size, mask_mode, read_image, read_mask_array, show_path
+from fullyconv.layout import SPLIT_ORDER, Layout, Sample, find_samples, ordered, suffix_counts
 from fullyconv.shapes import Image, Mask
 
 __all__ = ["Dataset", "Sample"]
 
-
-@dataclass(frozen=True)
-class Sample:
-    """An image and its mask."""
-
-    id: str
-    image: Path
-    mask: Path | None
-    split: str | None
+CLASSES_FILE = "classes.txt"
+_COLOR_MODES = ("RGB", "RGBA")
+_UNDECLARED = "no classes are declared"
+_MANY_VALUES = 32  # more undeclared values than this are usually an accident
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Ordered samples and what their masks mean."""
+    """Ordered samples and what the values in their masks mean.
+
+    Attributes:
+        root: The folder or list file that was opened.
+        class_table: The classes.
+        samples: By split (train, val, test), in natural order of their ids.
+        notes: What was assumed, in sentences to print.
+    """
 
     root: Path
     class_table: ClassTable
@@ -43,43 +58,38 @@ class Dataset:
         ignore: Sequence[int] = (),
         class_table: ClassTable | None = None,
     ) -> "Dataset":
-        """Find images and masks."""
+        """Find the images and masks of a data set and the classes of its masks.
+
+        The data are only read. Images are not opened here; masks are, as far as their meaning depends on
+        their values. `docs/concepts/data.md` has the rules.
+
+        Args:
+            path: A folder with `images` and `masks`, or a text file with `image mask [split]` a line.
+            classes: A class table file (index,name,r,g,b a line), or the names of the classes of values 0, 1,
+                2, ... as a sequence or separated by commas. Without, `classes.txt` in the folder; without
+                that too, each value found in the masks is a class.
+            ignore: Mask values that are no class. 255 is none either, unless all masks hold nothing but 0 and
+                255; that exception is switched off by giving 255 here.
+            class_table: The classes as a model knows them: masks are read with it, and `classes` and `ignore`
+                may not be given.
+
+        Raises:
+            DataError: Nothing is found, files cannot be paired, or the classes remain unclear.
+            UsageError: The arguments contradict each other.
+        """
+        for value in ignore:
+            if not 0 <= value <= 255:
+                raise UsageError(f"expected mask values 0..255 to ignore, got {value}")
+        if class_table is not None and (classes is not None or ignore):
+            raise UsageError("expected either a class table, or classes and values to ignore, got both")
         root = Path(path)
-        samples: list[Sample] = []
-        for split in ("train", "val", "test", None):
-            for images, masks in (
-                (root / "images" / (split or ""), root / "masks" / (split or "")),
-                (root / (split or "") / "images", root / (split or "") / "masks"),
-            ):
-                if not images.is_dir() or not masks.is_dir() or (split is None and samples):
-                    continue
-                found = {p.relative_to(masks).with_suffix("").as_posix(): p for p in masks.rglob("*.png")}
-                for image in sorted(images.rglob("*")):
-                    if image.suffix.lower() in IMAGE_SUFFIXES:
-                        name = image.relative_to(images).with_suffix("").as_posix()
-                        if name not in found:
-                            raise DataError(f"{image} has no mask in {masks}")
-                        samples.append(Sample(name, image, found[name], split))
-        if not samples:
-            raise DataError(f"{root}: no images found")
+        declared = None if class_table else _declared(classes, root if root.is_dir() else root.parent)
+        layout = find_samples(root)
         if class_table is None:
-            if isinstance(classes, str | Path):
-                class_table = ClassTable.from_file(classes, ignore)
-            elif classes is not None:
-                class_table = ClassTable.from_names(classes, ignore)
-            elif (root / "classes.txt").exists():
-                class_table = ClassTable.from_file(root / "classes.txt", ignore)
-            else:
-                values: set[int] = set()
-                for sample in samples:
-                    if sample.mask is not None:
-                        values |= {int(v) for v in np.unique(read_mask_array(sample.mask))}
-                if values == {0, 255} and 255 not in ignore:
-                    class_table = ClassTable.binary()
-                else:
-                    class_table = ClassTable.from_values(values, ignore)
-        note = f"{len(samples)} samples in {root}; {class_table.num_classes} classes."
-        return cls(root, class_table, tuple(samples), (note,))
+            class_table, meaning = _find_classes(layout.samples, declared, tuple(ignore), show_path(root))
+        else:
+            meaning = f"masks are read with the model's table of {class_table.num_classes} classes"
+        return cls(root, class_table, layout.samples, _notes(layout, class_table, meaning))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -92,49 +102,243 @@ class Dataset:
 
     @property
     def splits(self) -> dict[str, int]:
-        """Number of samples by split name."""
-        counts: dict[str, int] = {}
-        for sample in self.samples:
-            if sample.split is not None:
-                counts[sample.split] = counts.get(sample.split, 0) + 1
-        return counts
+        """Number of samples of each split there is, in the order train, val, test."""
+        counts = {name: sum(sample.split == name for sample in self.samples) for name in SPLIT_ORDER}
+        return {name: count for name, count in counts.items() if count}
 
     def has_split(self, name: str) -> bool:
         """Whether there are samples of this split."""
         return name in self.splits
 
     def split(self, name: str) -> "Dataset":
-        """The samples of one split."""
+        """The samples of one split, "train", "val" or "test".
+
+        Raises:
+            DataError: There are none.
+        """
         if not self.has_split(name):
-            raise DataError(f"{self.root} has no split {name!r}; it has {list(self.splits) or 'none'}")
-        return replace(self, samples=tuple(s for s in self.samples if s.split == name))
+            raise DataError(
+                f"{show_path(self.root)}: expected a {name} split, got {', '.join(self.splits) or 'none'}"
+            )
+        return replace(self, samples=tuple(sample for sample in self.samples if sample.split == name))
 
     def with_seeded_split(self, fraction: float, seed: int) -> "Dataset":
-        """Split val off the train samples, or off all where there are no splits."""
+        """Split val off the train samples, or off all samples where there are no splits; test stays.
+
+        Which samples go depends on their ids and the seed alone, so that the split is the same on each
+        machine and nearly the same when samples are added.
+
+        Args:
+            fraction: Of the samples to go to val, between 0 and 1; at least one sample goes and one stays.
+            seed: Another seed, another split.
+
+        Returns:
+            A data set whose samples have the split "train", "val" or "test".
+
+        Raises:
+            DataError: There are fewer than two samples to divide.
+            UsageError: The fraction is not between 0 and 1, or there is a val split already.
+        """
         if not 0 < fraction < 1:
             raise UsageError(f"expected a val fraction between 0 and 1, got {fraction}")
         if self.has_split("val"):
-            raise UsageError(f"{self.root} has a val split already")
-        pool = [s for s in self.samples if s.split in (None, "train")]
+            raise UsageError(f"{show_path(self.root)}: expected no val split to begin with, got one")
+        pool = [sample for sample in self.samples if sample.split in (None, "train")]
         if len(pool) < 2:
-            raise DataError(f"{self.root}: expected at least 2 samples to split, got {len(pool)}")
-        pool.sort(key=lambda s: hashlib.sha256(f"{seed}:{s.id}".encode()).hexdigest())
-        count = min(max(round(fraction * len(pool)), 1), len(pool) - 1)
-        val = {s.id for s in pool[:count]}
-        samples = tuple(
-            s if s.split == "test" else replace(s, split="val" if s.id in val else "train") for s in self.samples
+            raise DataError(
+                f"{show_path(self.root)}: expected 2 samples or more to split off val from, got {len(pool)}",
+                hint="training needs train samples and others to be measured on",
+            )
+        drawn = sorted(
+            pool,
+            key=lambda sample: hashlib.sha256(
+                f"{seed}:{sample.id}".encode(errors="surrogateescape")
+            ).digest(),
         )
-        return replace(self, samples=samples)
+        count = min(max(round(fraction * len(pool)), 1), len(pool) - 1)
+        val = {sample.id for sample in drawn[:count]}
+        samples = [
+            sample
+            if sample.split == "test"
+            else replace(sample, split="val" if sample.id in val else "train")
+            for sample in self.samples
+        ]
+        note = f"{count} of the {len(pool)} training samples are split off as val (seed {seed})."
+        return replace(self, samples=ordered(samples), notes=(*self.notes, note))
 
     def read_image(self, sample: Sample) -> Image:
-        """H x W x 3 uint8 RGB."""
+        """Read the image of a sample.
+
+        Returns:
+            H x W x 3 uint8 RGB, upright by its EXIF orientation.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
         return read_image(sample.image)
 
     def read_target(self, sample: Sample) -> Mask:
-        """H x W uint8 class indices, 255 = ignored."""
+        """Read the mask of a sample.
+
+        Returns:
+            H x W uint8 class indices, 255 = ignored; as large as the image.
+
+        Raises:
+            DataError: The file cannot be read, differs in size from its image, or holds a value or colour
+                that is neither a class nor ignored.
+        """
         if sample.mask is None:
-            raise DataError(f"{sample.image} has no mask")
+            raise DataError(f"{show_path(sample.image)}: expected a mask, got an image alone")
         values = read_mask_array(sample.mask)
-        if values.shape[:2] != image_size(sample.image):
-            raise DataError(f"{sample.mask}: size {values.shape[:2]} is not that of its image {sample.image}")
-        return self.class_table.decode(values, sample.mask)
+        size = image_size(sample.image)
+        if values.shape[:2] != size:
+            (rows, columns), (height, width) = values.shape[:2], size
+            turned = "one of the two is turned: " if (columns, rows) == size else ""
+            raise DataError(
+                f"{show_path(sample.mask)}: expected the size of {show_path(sample.image)}, "
+                f"{height} x {width} (height x width), got {rows} x {columns}",
+                hint=f"{turned}export image and mask in one size; EXIF orientation is applied to both",
+            )
+        return self.class_table.decode(values, show_path(sample.mask))
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """Classes that somebody wrote down."""
+
+    entries: tuple[ClassEntry, ...]
+    source: str
+    has_colors: bool
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What masks hold: values of those with one channel, and a colour of one in RGB."""
+
+    values: frozenset[int]
+    color: tuple[Path, Color] | None = None
+
+
+def _declared(classes: str | Path | Sequence[str] | None, folder: Path) -> _Declared | None:
+    if classes is None:
+        path = folder / CLASSES_FILE
+        return _Declared(read_entries(path), CLASSES_FILE, has_colors=True) if path.is_file() else None
+    if isinstance(classes, str) and "," in classes and not Path(classes).exists():
+        classes = classes.split(",")
+    if isinstance(classes, str | Path):
+        return _Declared(read_entries(classes), show_path(Path(classes).name), has_colors=True)
+    if not classes:
+        raise UsageError("expected names of classes, got an empty list")
+    return _Declared(entries_of_names(classes), "the names given", has_colors=False)
+
+
+def _find_classes(
+    samples: Sequence[Sample], declared: _Declared | None, ignore: tuple[int, ...], where: str
+) -> tuple[ClassTable, str]:
+    """The class table, and the masks' meaning in words."""
+    masks = [sample.mask for sample in samples if sample.mask is not None]
+    modes = [mask_mode(mask) for mask in masks]
+    colored = any(mode in _COLOR_MODES for mode in modes)
+    if declared and declared.has_colors and colored:
+        table = ClassTable.from_entries(declared.entries, ignore, "rgb")
+        return _at_least_two(
+            table, where
+        ), f"masks are RGB with the {table.num_classes} colours of {declared.source}"
+    kept = [entry for entry in declared.entries if entry.value not in ignore] if declared else []
+    may_be_binary = [entry.value for entry in kept] in ([], [0, 1], [0, 255]) and IGNORE_INDEX not in ignore
+    found = _scan(masks) if not declared or colored or may_be_binary else None
+    if found:
+        _refuse_unclear(found, masks, modes)
+    if found and may_be_binary and found.values == {0, 255}:
+        table = ClassTable.from_entries(kept, ignore, "binary") if kept else ClassTable.binary()
+        first, second = table.names
+        return table, f"masks hold nothing but 0 ({first}) and 255 ({second}), so that 255 is a class"
+    if declared:
+        table = ClassTable.from_entries(declared.entries, ignore)
+        return _at_least_two(
+            table, where
+        ), f"masks are index images of the {table.num_classes} classes of {declared.source}"
+    values = sorted((found.values if found else frozenset()) - {*ignore, IGNORE_INDEX})
+    if not values:
+        raise DataError(
+            f"{where}: expected class values in the masks, got nothing but ignored ones",
+            hint=f"{_ignored_text((*ignore, IGNORE_INDEX))}: is that meant?",
+        )
+    table = ClassTable.from_values(values, ignore)
+    return _at_least_two(table, where), (
+        f"{_UNDECLARED}, so that the {len(values)} mask values found, {value_text(values)}, are the classes"
+    )
+
+
+def _at_least_two(table: ClassTable, where: str) -> ClassTable:
+    if table.num_classes < 2:
+        raise DataError(
+            f'{where}: expected two classes or more, got one: "{table.names[0]}" (value {table.values[0]})',
+            hint="the background is a class too: give it a value; 255 and values to ignore are no classes",
+        )
+    return table
+
+
+def _scan(masks: Sequence[Path]) -> _Found:
+    """Read all masks for the values they hold."""
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        parts = list(pool.map(_scan_one, masks))
+    colors = [part.color for part in parts if part.color]
+    return _Found(frozenset().union(*(part.values for part in parts)), colors[0] if colors else None)
+
+
+def _scan_one(mask: Path) -> _Found:
+    array = read_mask_array(mask)
+    if array.ndim == 3:
+        colored = (array != array[..., :1]).any(axis=2)
+        if colored.any():
+            red, green, blue = (
+                int(part) for part in array[np.unravel_index(colored.argmax(), colored.shape)]
+            )
+            return _Found(frozenset(), (mask, (red, green, blue)))
+        array = array[..., 0]
+    return _Found(frozenset(np.flatnonzero(np.bincount(array.ravel(), minlength=256)).tolist()))
+
+
+def _refuse_unclear(found: _Found, masks: Sequence[Path], modes: Sequence[str]) -> None:
+    if found.color:
+        path, (red, green, blue) = found.color
+        raise DataError(
+            f"{show_path(path)}: expected class values, got an RGB mask with colour {red},{green},{blue}",
+            hint=f"write {CLASSES_FILE} into the data folder: a line index,name,r,g,b for each colour",
+        )
+    if found.values == {0, 1, 255} and "1" in modes and set(modes) != {"1"}:
+        one_bit = masks[modes.index("1")]
+        other = next(mask for mask, mode in zip(masks, modes, strict=True) if mode != "1")
+        raise DataError(
+            f"{show_path(one_bit)}: expected masks of one kind, got one bit a pixel (0 and 1) here and eight "
+            f"bits (0 and 255) in others such as {show_path(other)}",
+            hint="save all masks in the same way",
+        )
+
+
+def _notes(layout: Layout, table: ClassTable, meaning: str) -> tuple[str, ...]:
+    parts = [f"{len(layout.samples)} samples in {layout.description}"]
+    if layout.stripped:
+        parts.append(f"mask names end in {' or '.join(sorted(layout.stripped))}")
+    parts.append(meaning)
+    if table.encoding != "binary" and table.values != tuple(range(table.num_classes)):
+        parts.append(
+            f"class indices 0..{table.num_classes - 1} are the mask values {value_text(table.values)}"
+        )
+    ignored = (*table.ignored, *(() if table.encoding == "binary" else (IGNORE_INDEX,)))
+    if ignored:
+        parts.append(_ignored_text(ignored))
+    notes = ["; ".join(parts) + "."]
+    if meaning.startswith(_UNDECLARED) and table.num_classes > _MANY_VALUES:
+        notes.append("So many values often come from masks that were resized or compressed: look at them.")
+    if layout.skipped:
+        notes.append(f"Files that are no images are left out ({suffix_counts(layout.skipped)}).")
+    return tuple(notes)
+
+
+def _ignored_text(values: Sequence[int]) -> str:
+    *others, last = sorted(set(values))
+    if not others:
+        return f"value {last} is ignored"
+    return f"values {', '.join(map(str, others))} and {last} are ignored"
