@@ -1,24 +1,25 @@
 """Names for the arrays that pass between modules.
 
-They are aliases for readers and type checkers: nothing is checked at run time, and importing them imports
-neither torch nor numpy.
+They are aliases for readers and type checkers: nothing is checked at run time, and importing them does not
+import torch.
 
     N images, 3 colours (RGB), H x W pixels, h x w cells of a feature map, C classes, K channels, P pixels
 """
 
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from torch import Tensor
 
 __all__ = ["Features", "Image", "Images", "Logits", "Mask", "Masks", "Points", "Size"]
 
-Image: TypeAlias = "npt.NDArray[np.uint8]"
+Image: TypeAlias = npt.NDArray[np.uint8]
 """H x W x 3, uint8, RGB, 0..255: an image outside the network."""
 
-Mask: TypeAlias = "npt.NDArray[np.uint8]"
+Mask: TypeAlias = npt.NDArray[np.uint8]
 """H x W, uint8: class indices 0..C-1, 255 where a pixel is ignored."""
 
 Images: TypeAlias = "Tensor"
