@@ -3,6 +3,7 @@
 Both draw everything from (seed, epoch), so an epoch is the same whether the run was interrupted before it or not.
 """
 
+import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -88,13 +89,15 @@ class PointBatches:
         channels = sum(spec.channels for spec in reader.encoder.specs)
         affordable = max(1, MEMORY // (2 * channels * len(dataset) * len(views)))
         if affordable < count:
-            progress.say(f"points: {affordable} pixels an image and view instead of {count}, to stay below 2 GB")
+            progress.say(
+                f"points: {affordable} pixels an image and view instead of {count}, to stay below 2 GB"
+            )
         parts: list[tuple[Points, Tensor]] = []
         with progress.track("reading features", len(dataset) * len(views)) as step:
-            for sample in dataset:
-                for view in views:
-                    parts.append(reader.points(sample, view, output_stride, min(count, affordable), seed))
-                    step()
+            items = [(sample, view) for sample in dataset for view in views]
+            for part in reader.all_points(items, output_stride, min(count, affordable), seed):
+                parts.append(part)
+                step()
         self.points = [torch.cat(maps) for maps in zip(*(points for points, _ in parts), strict=True)]
         self.targets = torch.cat([targets for _, targets in parts])
         self.size = size
@@ -109,7 +112,8 @@ class PointBatches:
     def epoch(self, epoch: int) -> Iterator[PointBatch]:
         """Yield the batches of an epoch, in an order of its own."""
         order = torch.randperm(len(self.targets), generator=_generator(self.seed, epoch))
-        for chosen in order.split(self.size):
+        for start in range(0, len(order), self.size):
+            chosen = order[start : start + self.size]
             points = [values[chosen].to(self.device).float() for values in self.points]
             yield PointBatch(points, self.targets[chosen].to(self.device))
 
@@ -152,7 +156,7 @@ class MapBatches:
         self.halo = decoder.halo_cells * reader.encoder.stride_grid
         self.crop = self._crop_size(sizes, crop)
         self.skipped = 0
-        self._held: dict[tuple[str, View], tuple[Features, Tensor]] = {}
+        self._held: dict[tuple[Sample, View], tuple[Features, Tensor]] = {}
         self._held_bytes = 0
 
     def __len__(self) -> int:
@@ -163,8 +167,8 @@ class MapBatches:
         """Yield the batches of an epoch. Crops without a labelled pixel are left out and counted in `skipped`."""
         draw = _generator(self.seed, epoch)
         order = torch.randperm(len(self.items), generator=draw).tolist()
-        for start in range(0, len(order), self.batch):
-            crops = [self._draw(*self.items[index], draw) for index in order[start : start + self.batch]]
+        reading = self._read_all([self.items[index] for index in order])
+        while crops := [self._draw(*item, draw) for item in itertools.islice(reading, self.batch)]:
             usable = [crop for crop in crops if bool((crop.targets != IGNORE_INDEX).any())]
             self.skipped += len(crops) - len(usable)
             if usable:
@@ -179,13 +183,15 @@ class MapBatches:
         height, width = padded_size((max(wanted[0], floor), max(wanted[1], floor)), self.grid)
         return min(height, largest[0]), min(width, largest[1])
 
-    def _draw(self, sample: Sample, view: View, draw: torch.Generator) -> MapBatch:
+    def _draw(self, features: Features, target: Tensor, draw: torch.Generator) -> MapBatch:
         """Cut one crop and draw its pixels."""
-        features, target = self._read(sample, view)
         top, bottom = self._window(target.shape[0], self.crop[0], draw)
         left, right = self._window(target.shape[1], self.crop[1], draw)
         targets = torch.full(self.crop, IGNORE_INDEX, dtype=torch.uint8)
-        inner = _beyond_halo(top, bottom, target.shape[0], self.halo), _beyond_halo(left, right, target.shape[1], self.halo)
+        inner = (
+            _beyond_halo(top, bottom, target.shape[0], self.halo),
+            _beyond_halo(left, right, target.shape[1], self.halo),
+        )
         (first, last), (start, stop) = inner
         targets[first - top : last - top, start - left : stop - left] = target[first:last, start:stop]
         cut = [
@@ -194,8 +200,14 @@ class MapBatches:
         ]
         labelled = (targets.flatten() != IGNORE_INDEX).nonzero()[:, 0]
         count = self.count if len(labelled) else 0
-        chosen = labelled[torch.randint(max(1, len(labelled)), (count,), generator=draw)] if count else labelled[:0]
-        return MapBatch(cut, self.crop, targets[None], (chosen // self.crop[1])[None], (chosen % self.crop[1])[None])
+        chosen = (
+            labelled[torch.randint(max(1, len(labelled)), (count,), generator=draw)]
+            if count
+            else labelled[:0]
+        )
+        return MapBatch(
+            cut, self.crop, targets[None], (chosen // self.crop[1])[None], (chosen % self.crop[1])[None]
+        )
 
     def _window(self, side: int, crop: int, draw: torch.Generator) -> tuple[int, int]:
         """Choose a window of a side on the grid; the whole side where it fits."""
@@ -205,23 +217,28 @@ class MapBatches:
         return start, min(start + crop, side)
 
     def _collate(self, crops: list[MapBatch]) -> MapBatch:
-        features = [torch.cat(maps).to(self.device).float() for maps in zip(*(crop.features for crop in crops), strict=True)]
+        features = [
+            torch.cat(maps).to(self.device).float()
+            for maps in zip(*(crop.features for crop in crops), strict=True)
+        ]
         targets = torch.cat([crop.targets for crop in crops]).to(self.device).long()
         rows = torch.cat([crop.rows for crop in crops]).to(self.device)
         columns = torch.cat([crop.columns for crop in crops]).to(self.device)
         return replace(crops[0], features=features, targets=targets, rows=rows, columns=columns)
 
-    def _read(self, sample: Sample, view: View) -> tuple[Features, Tensor]:
-        """Read maps and target, from memory where they are held."""
-        held = self._held.get((sample.id, view))
-        if held is None:
-            held = self.reader.maps(sample, view), torch.from_numpy(self.reader.target(sample, view).copy())
-            size = sum(maps.nbytes for maps in held[0]) + held[1].nbytes
-            # Without a cache the features are to be computed anew: only then is holding them a cheat.
-            if self.reader.cache is not None and self._held_bytes + size <= MEMORY:
-                self._held[sample.id, view] = held
-                self._held_bytes += size
-        return held
+    def _read_all(self, items: list[tuple[Sample, View]]) -> Iterator[tuple[Features, Tensor]]:
+        """Yield maps and target of items in order, from memory where they are held."""
+        missing = self.reader.all_maps(item for item in items if item not in self._held)
+        for item in items:
+            held = self._held.get(item)
+            if held is None:
+                held = next(missing), torch.from_numpy(self.reader.target(*item).copy())
+                size = sum(maps.nbytes for maps in held[0]) + held[1].nbytes
+                # Without a cache the encoder is meant to be in the loop: nothing is held then.
+                if self.reader.cache is not None and self._held_bytes + size <= MEMORY:
+                    self._held[item] = held
+                    self._held_bytes += size
+            yield held
 
 
 def _beyond_halo(start: int, stop: int, side: int, halo: int) -> tuple[int, int]:

@@ -33,7 +33,9 @@ cache_app = typer.Typer(help="Show or empty the feature cache.", no_args_is_help
 app.add_typer(cache_app, name="cache")
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file, such as RUN/best.safetensors.")]
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="A folder with images/ and masks/, or a list of pairs.")]
+Data = Annotated[
+    Path, typer.Argument(metavar="DATA", help="A folder with images/ and masks/, or a list of pairs.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, typer.Option(help="Of the encoder: auto, float32 or bfloat16.")]
@@ -95,7 +97,9 @@ def _with_train_options(command: Callable[..., None]) -> Callable[..., None]:
         default = None if field.default is MISSING else field.default
         if kind is bool:
             annotation: Any = bool | None
-            option = typer.Option(f"{flag}/--no-{flag[2:]}", help=info.description, show_default=_shown(default))
+            option = typer.Option(
+                f"{flag}/--no-{flag[2:]}", help=info.description, show_default=_shown(default)
+            )
         else:
             annotation = str | None
             option = typer.Option(
@@ -103,7 +107,10 @@ def _with_train_options(command: Callable[..., None]) -> Callable[..., None]:
             )
         options.append(
             inspect.Parameter(
-                field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[annotation, option]
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[annotation, option],
             )
         )
     plain = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
@@ -139,7 +146,11 @@ def _parse(name: str, value: str | bool) -> Any:
     if typing.get_origin(kind) is tuple:
         return tuple(part.strip() for part in value.split(",") if part.strip())
     choices = typing.get_args(kind)
-    return int(value) if choices and all(isinstance(choice, int) for choice in choices) and value.isdigit() else value
+    return (
+        int(value)
+        if choices and all(isinstance(choice, int) for choice in choices) and value.isdigit()
+        else value
+    )
 
 
 @app.command()
@@ -147,11 +158,13 @@ def _parse(name: str, value: str | bool) -> Any:
 def train(
     data: Data,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="RUN", help="The run folder.", show_default="runs/<data>-<n>")
+        Path | None,
+        typer.Option("-o", "--out", metavar="RUN", help="The run folder.", show_default="runs/<data>-<n>"),
     ] = None,
     recipe: Annotated[str, typer.Option(help=f"Named settings: {', '.join(RECIPES)}.")] = "default",
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Settings from a TOML file, such as a run's config.toml.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings from a TOML file, such as a run's config.toml."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
     start_from: Annotated[
@@ -174,12 +187,16 @@ def train(
     folder = out or next_run_folder(data)
     file = folder / "config.toml" if resume and (folder / "config.toml").exists() else config
     if resume and given:
-        raise UsageError(f"--resume goes on with the settings of {folder}, got --{next(iter(given)).replace('_', '-')}")
+        raise UsageError(
+            f"--resume goes on with the settings of {folder}, got --{next(iter(given)).replace('_', '-')}"
+        )
     values = {**RECIPES[recipe], **(read_config(file) if file else {}), **given}
     settings = config_from_mapping(values, source=str(file) if file else "")
     console = Console()
     if settings.encoder_weights == "none":
-        console.say(f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks")
+        console.say(
+            f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks"
+        )
     dataset = Dataset.open(data, classes=_classes(settings.classes), ignore=settings.ignore)
     result = run_training(
         dataset, folder, settings, resume=resume, start_from=start_from, use_cache=cache, progress=console
@@ -223,7 +240,7 @@ def evaluate(
     chosen = dataset if split == "all" else choose_split(dataset, split)
     report = run_evaluation(predictor, chosen, progress=console)
     if matrix is not None:
-        save_picture(confusion_figure(report.counts, report.names), matrix)
+        save_picture(confusion_figure(report.counts, predictor.class_table.names), matrix)
     if as_json:
         sys.stdout.write(json.dumps({**report.to_json(), "images": len(chosen)}, allow_nan=False) + "\n")
     else:
@@ -237,7 +254,8 @@ def predict(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where masks and overlays go.")],
     overlay: Annotated[bool, typer.Option(help="Write an overlay with a legend beside each mask.")] = True,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Write class probabilities as C x H x W float16 .npz, too.")
+        bool,
+        typer.Option("--probabilities", help="Write class probabilities as C x H x W float16 .npz, too."),
     ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -269,7 +287,9 @@ def info(model: Model, as_json: Json = False) -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where data and run go.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where data and run go.")] = Path(
+        "runs/demo"
+    ),
 ) -> None:
     """Draw an inspection data set, train on it, measure, predict, and say what to type next."""
     from fullyconv.demo import demo as run_demo
@@ -285,7 +305,12 @@ def cache_info(as_json: Json = False) -> None:
 
     found = FeatureCache().info()
     if as_json:
-        values = {"folder": str(found.folder), "entries": found.entries, "bytes": found.bytes, "limit": found.limit}
+        values = {
+            "folder": str(found.folder),
+            "entries": found.entries,
+            "bytes": found.bytes,
+            "limit": found.limit,
+        }
         sys.stdout.write(json.dumps(values) + "\n")
     else:
         sys.stdout.write(

@@ -43,14 +43,22 @@ class TrainConfig:
         tuple[Annotated[float, Field(ge=0.25, le=4)], ...],
         Field(min_length=1, description="Scales of the image at which features are read."),
     ] = (1.0, 1.5)
-    hidden: Annotated[int, Field(ge=0, description="Hidden channels of the practical decoder; 0 is linear.")] = 128
-    dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout before the practical decoder's score.")] = 0.3
+    hidden: Annotated[
+        int, Field(ge=0, description="Hidden channels of the practical decoder; 0 is linear.")
+    ] = 128
+    dropout: Annotated[
+        float, Field(ge=0, lt=1, description="Dropout before the practical decoder's score.")
+    ] = 0.3
     upsampling: Annotated[
         Literal["fixed", "learned"],
         Field(description="Bilinear upsampling of the paper's FCN: fixed, or learned from a bilinear start."),
     ] = "fixed"
-    fc: Annotated[bool, Field(description="Trained fc6 and fc7 layers in the paper's FCN (for VGG16).")] = False
-    width: Annotated[int, Field(ge=1, description="Channels of conv6 and fcn4 in the lecture's network.")] = 4096
+    fc: Annotated[bool, Field(description="Trained fc6 and fc7 layers in the paper's FCN (for VGG16).")] = (
+        False
+    )
+    width: Annotated[int, Field(ge=1, description="Channels of conv6 and fcn4 in the lecture's network.")] = (
+        4096
+    )
     train_on: Annotated[
         Literal["points", "maps"],
         Field(description="Train on features read once at labelled pixels, or on whole feature maps."),
@@ -60,25 +68,36 @@ class TrainConfig:
         Literal["sampled", "full"],
         Field(description="Cross entropy at the drawn pixels, or at all (maps only)."),
     ] = "sampled"
-    balance: Annotated[bool, Field(description="Weigh classes by the inverse root of their frequency.")] = False
+    balance: Annotated[bool, Field(description="Weigh classes by the inverse root of their frequency.")] = (
+        False
+    )
     mirror: Annotated[bool, Field(description="Learn from mirrored images, too.")] = True
     view_scales: Annotated[
         tuple[Annotated[float, Field(ge=0.25, le=4)], ...],
         Field(min_length=1, description="Sizes at which images are shown, each a view of its own."),
     ] = (1.0,)
-    colour_views: Annotated[int, Field(ge=0, description="Further views with changed brightness and colour.")] = 0
+    colour_views: Annotated[
+        int, Field(ge=0, description="Further views with changed brightness and colour.")
+    ] = 0
     crop: Annotated[
         int,
         Field(ge=0, description="Side of the random crops of feature maps in pixels; 0: the smallest image."),
     ] = 0
     epochs: Annotated[int, Field(ge=1, description="Passes over all images and views.")] = 4
-    steps: Annotated[int, Field(ge=0, description="At least this many steps: small data sets get more epochs.")] = 600
+    steps: Annotated[
+        int, Field(ge=0, description="At least this many steps: small data sets get more epochs.")
+    ] = 600
     batch: Annotated[int, Field(ge=1, description="Images whose pixels make one step.")] = 4
-    lr: Annotated[float, Field(gt=0, description="Highest learning rate of the one-cycle schedule (AdamW).")] = 5e-3
+    lr: Annotated[
+        float, Field(gt=0, description="Highest learning rate of the one-cycle schedule (AdamW).")
+    ] = 5e-3
     weight_decay: Annotated[float, Field(ge=0, description="Weight decay of AdamW.")] = 1e-2
-    patience: Annotated[int, Field(ge=0, description="Stop after so many epochs without a better val; 0: never.")] = 20
+    patience: Annotated[
+        int, Field(ge=0, description="Stop after so many epochs without a better val; 0: never.")
+    ] = 20
     val_fraction: Annotated[
-        float, Field(gt=0, lt=1, description="Share of the images kept for validation where no split is given.")
+        float,
+        Field(gt=0, lt=1, description="Share of the images kept for validation where no split is given."),
     ] = 0.2
     ignore: Annotated[
         tuple[Annotated[int, Field(ge=0, le=255)], ...],
@@ -88,7 +107,9 @@ class TrainConfig:
         str | None, Field(description="classes.txt, or the names of classes 0, 1, ... separated by commas.")
     ] = None
     seed: Annotated[int, Field(ge=0, description="Seed of everything drawn at random.")] = 0
-    threads: Annotated[int | None, Field(ge=1, description="Threads; results are bit-equal at equal threads.")] = None
+    threads: Annotated[
+        int | None, Field(ge=1, description="Threads; results are bit-equal at equal threads.")
+    ] = None
     device: Annotated[str, Field(description="auto, cpu, cuda or mps.")] = "auto"
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],

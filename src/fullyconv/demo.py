@@ -27,7 +27,9 @@ def demo(out: Path, progress: Progress) -> None:
     """
     if out.exists():
         raise UsageError(f"{out} is there already", hint="remove it, or give another folder with -o")
-    progress.say("1. Drawing an inspection data set: metal surfaces with scratches, pits, stains and inclusions.")
+    progress.say(
+        "1. Drawing an inspection data set: metal surfaces with scratches, pits, stains and inclusions."
+    )
     write_dataset(out / "data", train=80, val=20, test=20, size=(256, 256), seed=0)
     dataset = Dataset.open(out / "data")
     progress.say("2. Training: the encoder's features are computed once, then only the decoder learns.")
@@ -35,7 +37,7 @@ def demo(out: Path, progress: Progress) -> None:
     progress.say("3. Measuring on test images that training never saw.")
     predictor = Predictor(result.model)
     report = evaluate(predictor, dataset.split("test"), progress=progress)
-    save_picture(confusion_figure(report.counts, report.names), out / "confusion.png")
+    save_picture(confusion_figure(report.counts, predictor.class_table.names), out / "confusion.png")
     progress.say(report.table())
     progress.say("4. Predicting masks and overlays of the test images.")
     images = find_images([str(out / "data" / "images" / "test")])

@@ -21,9 +21,11 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UsageError(f"device has to be auto, cpu, cuda or mps, got {name!r}") from None
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available, "cpu": lambda: True}
-    if not there.get(device.type, lambda: False)():
-        raise UsageError(f"device {name!r} is not available to torch {torch.__version__}", hint="use --device cpu")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if not there.get(device.type, False):
+        raise UsageError(
+            f"device {name!r} is not available to torch {torch.__version__}", hint="use --device cpu"
+        )
     return device
 
 
@@ -47,7 +49,7 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 def _native_bfloat16() -> bool:
     # torch has no public question for this; a name that a later release drops counts as "no".
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in names)
+    return any(bool(getattr(torch.cpu, name)()) for name in names if hasattr(torch.cpu, name))
 
 
 def instruction_set() -> str:

@@ -1,8 +1,12 @@
 """Features of samples and views: whole maps, or read at a few labelled pixels; through the cache or not."""
 
 import hashlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +22,8 @@ from fullyconv.transforms import PLAIN, View
 
 __all__ = ["FeatureReader"]
 
+T = TypeVar("T")
+
 PREPROCESSING_VERSION = 1
 """Raised whenever the way from a file's bytes to the encoder's input changes."""
 
@@ -26,7 +32,9 @@ class FeatureReader:
     """Read what the fixed encoder says of samples, and their targets.
 
     With a cache or without, features come from the same function at the same precision, so a training run ends
-    in the same bits.
+    in the same bits. On the processor each image is computed by one thread and several images at a time: that is
+    faster than several threads on one image, keeps its speed beside other programs, and makes features independent
+    of the number of threads.
 
     Args:
         encoder: The fixed encoder, on its device and in its precision.
@@ -40,6 +48,10 @@ class FeatureReader:
         self.cache = cache
         self.device = encoder.mean.device
         self._file_digests: dict[Path, str] = {}
+        workers = torch.get_num_threads() if self.device.type == "cpu" else 1
+        self._ahead = 2 * workers
+        self._workers = ThreadPoolExecutor(workers, "features", torch.set_num_threads, (1,))
+        encoder.working_network()  # Made before the workers would race for it.
         self._recipe = {
             "encoder": encoder.digest(),
             "preprocessing": PREPROCESSING_VERSION,
@@ -47,11 +59,53 @@ class FeatureReader:
             "torch": torch.__version__,
             "device": str(self.device.type),
             "instructions": instruction_set(),
-            "threads": torch.get_num_threads(),
+            "threads": 1,
         }
 
     def maps(self, sample: Sample, view: View = PLAIN) -> Features:
         """Return the feature maps of a view of a sample: 1 x K x h x w each, half precision (see `to_half`)."""
+        return next(self.all_maps([(sample, view)]))
+
+    def all_maps(self, items: Iterable[tuple[Sample, View]]) -> Iterator[Features]:
+        """Yield the feature maps of samples and views in order, computing a few ahead."""
+        return self._in_order(self._maps, items)
+
+    def all_points(
+        self, items: Iterable[tuple[Sample, View]], output_stride: int, count: int, seed: int
+    ) -> Iterator[tuple[Points, Tensor]]:
+        """Yield features read at labelled pixels of samples and views, and their class indices.
+
+        Args:
+            items: Of which views of which samples.
+            output_stride: The decoder's: pixels are read through its grid.
+            count: Pixels to draw from the labelled ones, with equal probability and without repetition; all of
+                them where there are fewer.
+            seed: Decides the draw.
+
+        Yields:
+            P x K tensors, one for each spec, half precision, and P int64 class indices.
+        """
+        return self._in_order(
+            lambda sample, view: self._points(sample, view, output_stride, count, seed), items
+        )
+
+    def _in_order(
+        self, read: Callable[[Sample, View], T], items: Iterable[tuple[Sample, View]]
+    ) -> Iterator[T]:
+        """Read items by the workers, at most `_ahead` of them before they are asked for."""
+        running: deque[Future[T]] = deque()
+        try:
+            for item in items:
+                running.append(self._workers.submit(read, *item))
+                if len(running) > self._ahead:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for future in running:
+                future.cancel()
+
+    def _maps(self, sample: Sample, view: View) -> Features:
         key = entry_key({**self._image_key(sample, view), "kind": "maps"})
         if (entry := self._load(key)) is not None:
             return [entry[str(index)] for index in range(len(self.encoder.specs))]
@@ -59,31 +113,20 @@ class FeatureReader:
         self._store(key, maps)
         return maps
 
-    def points(
+    def _points(
         self, sample: Sample, view: View, output_stride: int, count: int, seed: int
     ) -> tuple[Points, Tensor]:
-        """Return features read at labelled pixels of a view, and their class indices.
-
-        Args:
-            sample: Whose features.
-            view: Of which view.
-            output_stride: The decoder's: pixels are read through its grid.
-            count: Pixels to draw from the labelled ones, with equal probability and without repetition; all of
-                them where there are fewer.
-            seed: Decides the draw.
-
-        Returns:
-            P x K tensors, one for each spec, half precision, and P int64 class indices.
-        """
-        key = entry_key({
-            **self._image_key(sample, view),
-            "kind": "points",
-            "mask": self._file_digest(sample.mask),
-            "class_table": self.dataset.class_table.to_json(),
-            "output_stride": output_stride,
-            "count": count,
-            "seed": seed,
-        })
+        key = entry_key(
+            {
+                **self._image_key(sample, view),
+                "kind": "points",
+                "mask": self._file_digest(sample.mask) if sample.mask else None,
+                "class_table": self.dataset.class_table.to_json(),
+                "output_stride": output_stride,
+                "count": count,
+                "seed": seed,
+            }
+        )
         entry = self._load(key)
         if entry is None:
             entry = self._draw_points(sample, view, output_stride, count, seed)
@@ -105,14 +148,19 @@ class FeatureReader:
         image = torch.from_numpy(self.image(sample, view).copy()).to(self.device)
         return [to_half(maps).cpu() for maps in self.encoder(image.permute(2, 0, 1)[None])]
 
-    def _draw_points(self, sample: Sample, view: View, output_stride: int, count: int, seed: int) -> dict[str, Tensor]:
+    def _draw_points(
+        self, sample: Sample, view: View, output_stride: int, count: int, seed: int
+    ) -> dict[str, Tensor]:
         target = torch.from_numpy(self.target(sample, view).copy())
         labelled = (target.flatten() != IGNORE_INDEX).nonzero()[:, 0]
-        draw = torch.Generator().manual_seed(int(entry_key({"id": sample.id, "view": asdict(view), "seed": seed})[:8], 16))
+        draw = torch.Generator().manual_seed(
+            int(entry_key({"id": sample.id, "view": asdict(view), "seed": seed})[:8], 16)
+        )
         pixels = labelled[torch.randperm(len(labelled), generator=draw)[:count]].sort().values
-        rows, columns = pixels // target.shape[1], pixels % target.shape[1]
+        size = (target.shape[0], target.shape[1])
+        rows, columns = pixels // size[1], pixels % size[1]
         maps = [maps.float() for maps in self._compute(sample, view)]
-        points = read_points(maps, self.encoder.specs, output_stride, rows, columns)
+        points = read_points(maps, self.encoder.specs, output_stride, rows, columns, size)
         entry = {str(index): to_half(values) for index, values in enumerate(points)}
         return {**entry, "targets": target.flatten()[pixels]}
 

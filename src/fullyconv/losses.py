@@ -27,7 +27,9 @@ def pixel_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None 
     Returns:
         A scalar; exactly 0, with zero gradients, where every pixel is ignored.
     """
-    losses = functional.cross_entropy(logits, targets, weight=weights, ignore_index=IGNORE_INDEX, reduction="sum")
+    losses = functional.cross_entropy(
+        logits, targets, weight=weights, ignore_index=IGNORE_INDEX, reduction="sum"
+    )
     return losses / (targets != IGNORE_INDEX).sum().clamp(min=1)
 
 
@@ -42,7 +44,9 @@ def map_cross_entropy(logits: Logits, targets: Masks, weights: Tensor | None = N
     Returns:
         A scalar: the mean over the images that have labelled pixels of their mean over these; 0 if none has.
     """
-    losses = functional.cross_entropy(logits, targets, weight=weights, ignore_index=IGNORE_INDEX, reduction="none")
+    losses = functional.cross_entropy(
+        logits, targets, weight=weights, ignore_index=IGNORE_INDEX, reduction="none"
+    )
     labelled = (targets != IGNORE_INDEX).flatten(1).sum(dim=1)
     means = losses.flatten(1).sum(dim=1) / labelled.clamp(min=1)
     return means.sum() / (labelled > 0).sum().clamp(min=1)

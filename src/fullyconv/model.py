@@ -91,7 +91,9 @@ class FCN(nn.Module):
                 "digest": self.encoder.digest(),
                 "weights_source": network.weights_source,
                 "weights_licence": network.weights_licence,
-                "receptive_fields": [tap.receptive_field for tap in network.taps if tap.stride in self.encoder.strides],
+                "receptive_fields": [
+                    tap.receptive_field for tap in network.taps if tap.stride in self.encoder.strides
+                ],
             },
             "decoder": {"name": self.decoder.name, **self.decoder.config()},
             "class_table": self.class_table.to_json(),

@@ -108,9 +108,15 @@ def find_images(inputs: Sequence[str | Path]) -> dict[str, Path]:
         elif path.exists():
             images = [(Path(path.name), path)]
         else:
-            images = [(Path(Path(name).name), Path(name)) for name in sorted(glob(str(item), recursive=True)) if _is_image(Path(name))]
+            images = [
+                (Path(Path(name).name), Path(name))
+                for name in sorted(glob(str(item), recursive=True))
+                if _is_image(Path(name))
+            ]
         if not images:
-            raise UsageError(f"no image found at {item}", hint=f"images end in {', '.join(sorted(IMAGE_SUFFIXES))}")
+            raise UsageError(
+                f"no image found at {item}", hint=f"images end in {', '.join(sorted(IMAGE_SUFFIXES))}"
+            )
         found += [(name.with_suffix("").as_posix(), file) for name, file in images]
     return _unique_names(found)
 
@@ -179,7 +185,10 @@ def predict_files(
                 picture = with_legend(draw_overlay(image, mask, table), table, np.unique(mask).tolist())
                 save_picture(picture, out / f"{name}_overlay.png")
             if probabilities:
-                with atomic_path(out / f"{name}_probabilities.npz") as temporary, temporary.open("wb") as file:
+                with (
+                    atomic_path(out / f"{name}_probabilities.npz") as temporary,
+                    temporary.open("wb") as file,
+                ):
                     values = predictor.probabilities(image).astype(np.float16)
                     np.savez_compressed(file, probabilities=values, classes=np.array(table.names))
             step()

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 from rich.console import Console as RichConsole
@@ -19,18 +19,8 @@ class Progress(Protocol):
     def say(self, line: str) -> None:
         """Report one line."""
 
-    def track(self, label: str, total: int) -> "ProgressTracker":
+    def track(self, label: str, total: int) -> AbstractContextManager[Callable[[], None]]:
         """Open a tracker of `total` steps, to be used as `with progress.track(...) as step: step()`."""
-
-
-class ProgressTracker(Protocol):
-    """A context manager that gives a function to call after each step."""
-
-    def __enter__(self) -> Callable[[], None]:
-        """Begin."""
-
-    def __exit__(self, *error: object) -> bool | None:
-        """End."""
 
 
 class Silent:
@@ -64,7 +54,12 @@ class Console:
     def track(self, label: str, total: int) -> Iterator[Callable[[], None]]:
         """Show how far `total` steps are and how long the rest will take."""
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+            )
             with RichProgress(*columns, console=self.console, transient=True) as bar:
                 task = bar.add_task(label, total=total)
                 yield lambda: bar.advance(task)
@@ -81,7 +76,9 @@ class Console:
             now = time.monotonic()
             if now - last >= self.every and done < total:
                 last = now
-                self.say(f"{label}: {done} of {total}, {duration((now - start) / done * (total - done))} left")
+                self.say(
+                    f"{label}: {done} of {total}, {duration((now - start) / done * (total - done))} left"
+                )
 
         return step
 

@@ -1,19 +1,20 @@
 """The run folder: what a training leaves behind, each file whole or not there.
 
-    RUN/best.safetensors    the model file of the best epoch on the validation split
-    RUN/last.safetensors    the model file of the last epoch
-    RUN/checkpoint/         what `--resume` goes on from
-    RUN/config.toml         the settings as run
-    RUN/split.csv           which sample was in which split
-    RUN/metrics.csv         one line an epoch
-    RUN/curves.png          loss and mean IoU
-    RUN/validation.png      image, target, prediction, overlay of a few validation samples
-    RUN/log.txt             what was said
+RUN/best.safetensors    the model file of the best epoch on the validation split
+RUN/last.safetensors    the model file of the last epoch
+RUN/checkpoint/         what `--resume` goes on from
+RUN/config.toml         the settings as run
+RUN/split.csv           which sample was in which split
+RUN/metrics.csv         one line an epoch
+RUN/curves.png          loss and mean IoU
+RUN/validation.png      image, target, prediction, overlay of a few validation samples
+RUN/log.txt             what was said
 """
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from fullyconv.atomic import atomic_path
 from fullyconv.config import TrainConfig, write_config
 from fullyconv.dataset import Dataset
 from fullyconv.errors import UsageError
-from fullyconv.progress import Progress, ProgressTracker
+from fullyconv.progress import Progress
 
 __all__ = ["RunFolder", "next_run_folder"]
 
@@ -49,7 +50,9 @@ class RunFolder:
     def __init__(self, path: Path, *, resume: bool, progress: Progress) -> None:
         started = (path / "config.toml").exists()
         if resume and not started:
-            raise UsageError(f"{path} has no run to resume: there is no config.toml in it", hint="leave --resume out")
+            raise UsageError(
+                f"{path} has no run to resume: there is no config.toml in it", hint="leave --resume out"
+            )
         if not resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
             hint = "give --resume to go on with it, or another folder with -o"
             raise UsageError(f"the run folder {path} is there already and is not empty", hint=hint)
@@ -66,7 +69,7 @@ class RunFolder:
         with (self.path / "log.txt").open("a", encoding="utf-8") as log:
             log.write(line + "\n")
 
-    def track(self, label: str, total: int) -> ProgressTracker:
+    def track(self, label: str, total: int) -> AbstractContextManager[Callable[[], None]]:
         """Track steps; bars are not kept in the log."""
         return self.progress.track(label, total)
 

@@ -26,7 +26,7 @@ from fullyconv.model_file import load_model, save_model
 from fullyconv.pictures import curves, save_picture, validation_panel
 from fullyconv.progress import Progress, Silent, duration
 from fullyconv.run_folder import RunFolder
-from fullyconv.transforms import make_views
+from fullyconv.transforms import PLAIN, make_views
 from fullyconv.upsample import pixel_logits, predict_mask, upsample_logits
 
 __all__ = ["TrainResult", "train"]
@@ -87,7 +87,9 @@ def train(
         splits = _splits(data, config, run if resume else None)
         if not resume:
             run.write_start(config, splits)
-        session = _Session(run, config, splits, cache if cache or not use_cache else FeatureCache(), use_cache, start_from)
+        session = _Session(
+            run, config, splits, cache if cache or not use_cache else FeatureCache(), use_cache, start_from
+        )
         return session.fit(load_newest(run.checkpoint, report=run.say) if resume else None)
 
 
@@ -134,10 +136,15 @@ class _Session:
         self.weights = self._class_weights(self.summaries["train"])
         self.cache = cache if use_cache else None
         self.reader = FeatureReader(self.model.encoder, splits["train"], self.cache)
+        self.val_reader = FeatureReader(self.model.encoder, splits["val"], self.cache)
         self.batches = self._batches()
         self.epochs = max(config.epochs, math.ceil(config.steps / len(self.batches)))
         self.optimizer = torch.optim.AdamW(
-            self.decoder.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=False, foreach=False
+            self.decoder.parameters(),
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            fused=False,
+            foreach=False,
         )
 
     def fit(self, state: dict[str, Any] | None) -> TrainResult:
@@ -160,7 +167,11 @@ class _Session:
             self.run.write_metrics(history)
             save_checkpoint(
                 self.run.checkpoint,
-                {"decoder": self.decoder.state_dict(), "optimizer": self.optimizer.state_dict(), "history": history},
+                {
+                    "decoder": self.decoder.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "history": history,
+                },
                 epoch=epoch + 1,
             )
         self._save(self.run.last, history)
@@ -175,7 +186,8 @@ class _Session:
         self.model.train()
         total, steps = 0.0, 0
         with self.run.track(f"epoch {epoch + 1} of {self.epochs}", len(self.batches)) as tick:
-            for index, batch in enumerate(self.batches.epoch(epoch)):
+            batches: Iterator[PointBatch | MapBatch] = self.batches.epoch(epoch)
+            for index, batch in enumerate(batches):
                 rate = one_cycle((epoch * len(self.batches) + index) / (self.epochs * len(self.batches)))
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.config.lr * rate
@@ -233,10 +245,12 @@ class _Session:
     @torch.no_grad()
     def _predictions(self) -> Iterator[tuple[Any, Any]]:
         """Yield (prediction, target) of each val sample, from its cached features."""
-        reader = FeatureReader(self.model.encoder, self.splits["val"], self.cache)
-        for sample in self.splits["val"]:
-            target = reader.target(sample)
-            features = [maps.to(self.device).float() for maps in reader.maps(sample)]
+        val = self.splits["val"]
+        for sample, maps_of_sample in zip(
+            val, self.val_reader.all_maps((sample, PLAIN) for sample in val), strict=True
+        ):
+            target = self.val_reader.target(sample)
+            features = [maps.to(self.device).float() for maps in maps_of_sample]
             logits = self.model.logits(features, target.shape)
             yield predict_mask(logits, self.decoder.output_stride, target.shape)[0].cpu().numpy(), target
 
@@ -245,12 +259,25 @@ class _Session:
         views = make_views(config.mirror, config.view_scales, config.colour_views)
         if config.train_on == "points":
             return PointBatches(
-                self.reader, dataset, views, output_stride=self.decoder.output_stride, count=config.pixels,
-                size=config.batch * config.pixels, seed=config.seed, progress=self.run,
+                self.reader,
+                dataset,
+                views,
+                output_stride=self.decoder.output_stride,
+                count=config.pixels,
+                size=config.batch * config.pixels,
+                seed=config.seed,
+                progress=self.run,
             )
         return MapBatches(
-            self.reader, dataset, views, decoder=self.decoder, sizes=list(self.summaries["train"].sizes),
-            crop=config.crop, count=0 if config.loss == "full" else config.pixels, batch=config.batch, seed=config.seed,
+            self.reader,
+            dataset,
+            views,
+            decoder=self.decoder,
+            sizes=list(self.summaries["train"].sizes),
+            crop=config.crop,
+            count=0 if config.loss == "full" else config.pixels,
+            batch=config.batch,
+            seed=config.seed,
         )
 
     def _class_weights(self, summary: DataSummary) -> Tensor | None:
@@ -261,7 +288,9 @@ class _Session:
     def _start_from(self, other: FCN) -> None:
         """Copy the decoder weights of another model where name and shape agree (the paper's staged training)."""
         mine, theirs = self.model.decoder.state_dict(), other.decoder.state_dict()
-        shared = {name: value for name, value in theirs.items() if name in mine and mine[name].shape == value.shape}
+        shared = {
+            name: value for name, value in theirs.items() if name in mine and mine[name].shape == value.shape
+        }
         if not shared:
             raise UsageError("the model to start from shares no decoder weights with this one")
         self.model.decoder.load_state_dict({**mine, **shared})
@@ -294,6 +323,18 @@ class _Session:
         save_picture(curves(history), self.run.path / "curves.png")
         save_picture(self._panel(), self.run.path / "validation.png")
         return TrainResult(self.run.path, self.run.best, report, history)
+
+
+    def _panel(self) -> Any:
+        """Draw a few validation samples, spread over the split: image, target, prediction, overlay."""
+        val = self.splits["val"]
+        chosen = {round(index * (len(val) - 1) / max(1, PANEL_ROWS - 1)) for index in range(PANEL_ROWS)}
+        rows = [
+            (self.val_reader.image(val[index]), target, prediction)
+            for index, (prediction, target) in enumerate(self._predictions())
+            if index in chosen
+        ]
+        return validation_panel(rows, self.table)
 
 
 def build_model(config: TrainConfig, data: Dataset) -> FCN:

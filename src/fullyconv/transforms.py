@@ -34,7 +34,9 @@ class View:
     def apply(self, image: Image, seed: int = 0) -> Image:
         """Return this view of an H x W x 3 uint8 image; `seed` makes the colours differ between images."""
         if self.scale != 1:
-            image = np.asarray(PillowImage.fromarray(image).resize(self._size(image), PillowImage.Resampling.BILINEAR))
+            image = np.asarray(
+                PillowImage.fromarray(image).resize(self._size(image), PillowImage.Resampling.BILINEAR)
+            )
         if self.colour:
             image = _recolour(image, random.Random(1_000_003 * self.colour + seed))
         return np.ascontiguousarray(image[:, ::-1]) if self.mirror else image
@@ -42,10 +44,12 @@ class View:
     def apply_mask(self, mask: Mask) -> Mask:
         """Return this view of an H x W mask of class indices: nearest pixel, so no new class appears."""
         if self.scale != 1:
-            mask = np.asarray(PillowImage.fromarray(mask).resize(self._size(mask), PillowImage.Resampling.NEAREST))
+            mask = np.asarray(
+                PillowImage.fromarray(mask).resize(self._size(mask), PillowImage.Resampling.NEAREST)
+            )
         return np.ascontiguousarray(mask[:, ::-1]) if self.mirror else mask
 
-    def _size(self, array: Image | Mask) -> tuple[int, int]:
+    def _size(self, array: Image) -> tuple[int, int]:
         height, width = array.shape[:2]
         return max(1, round(width * self.scale)), max(1, round(height * self.scale))
 
