@@ -1,0 +1,203 @@
+"""Numbers as figures: the curves of a training run and the confusion matrix.
+
+matplotlib without pyplot: a figure is an object that is drawn once and saved by `pictures.save_picture`. No
+global state, no window, no style sheet.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from fullyconv.errors import UsageError
+
+__all__ = ["confusion_figure", "curves"]
+
+_INK, _QUIET, _GRID = "#1f2328", "#656d76", "#e3e6ea"
+_BLUE, _VERMILLION, _GREEN, _PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"  # Okabe and Ito
+_WORDS = {"loss": "training loss", "mean_iou": "mean IoU"}  # the others: their key with spaces
+_DPI = 150
+
+
+def curves(
+    history: Sequence[Mapping[str, Any]],
+    *,
+    losses: Sequence[str] = ("loss", "val_loss"),
+    metrics: Sequence[str] = ("mean_iou", "pixel_accuracy"),
+) -> Figure:
+    """Draw a training run: losses on the left, metrics on the right, over the epochs.
+
+    Args:
+        history: One mapping an epoch, with "epoch" and numbers. A missing, None or not finite number leaves a
+            gap.
+        losses: Keys for the left panel; those that no epoch has are left out.
+        metrics: Keys for the right panel, fractions in [0, 1]. The best epoch of the first one is marked.
+
+    Returns:
+        A figure of 1,350 x 510 pixels when saved.
+
+    Raises:
+        UsageError: There is no epoch.
+    """
+    if not history:
+        raise UsageError("expected at least one epoch to draw curves of, got none")
+    figure = Figure(figsize=(9, 3.4), dpi=_DPI, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [int(row["epoch"]) for row in history]
+    for axes, title, keys in ((left, "loss", losses), (right, "validation", metrics)):
+        _clean(axes, title)
+        drawn = {key: _numbers(history, key) for key in keys}
+        drawn = {key: values for key, values in drawn.items() if np.isfinite(values).any()}
+        _lines(axes, epochs, drawn)
+    left.set_ylim(bottom=0)
+    if metrics:
+        _mark_best(right, epochs, _numbers(history, metrics[0]))
+    return figure
+
+
+def _numbers(history: Sequence[Mapping[str, Any]], key: str) -> npt.NDArray[np.float64]:
+    return np.array([math.nan if row.get(key) is None else float(row[key]) for row in history])
+
+
+def _clean(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=10, color=_INK, fontweight="bold")
+    axes.set_xlabel("epoch", fontsize=9, color=_QUIET)
+    axes.tick_params(labelsize=8, colors=_QUIET, length=0)
+    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(_QUIET)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
+
+
+def _lines(axes: Axes, epochs: Sequence[int], values: Mapping[str, npt.NDArray[np.float64]]) -> None:
+    """Lines with their names at their ends, moved apart where they would overlap."""
+    marker = "o" if len(epochs) == 1 else ""
+    ends = {}
+    for (key, line), color in zip(values.items(), (_BLUE, _VERMILLION, _GREEN, _PURPLE), strict=False):
+        axes.plot(epochs, line, color=color, linewidth=1.8, marker=marker, markersize=5)
+        last = int(np.flatnonzero(np.isfinite(line))[-1])
+        ends[key] = (line[last], epochs[last], color)
+    low, high = axes.get_ylim()
+    previous = -math.inf
+    for key, (value, epoch, color) in sorted(ends.items(), key=lambda end: end[1][0]):
+        height = max(value, previous + 0.07 * (high - low))
+        previous = height
+        name = _WORDS.get(key, key.replace("_", " "))
+        axes.annotate(
+            name,
+            (epoch, height),
+            xytext=(6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=color,
+        )
+
+
+def _mark_best(axes: Axes, epochs: Sequence[int], values: npt.NDArray[np.float64]) -> None:
+    if not np.isfinite(values).any():
+        return
+    best = int(np.nanargmax(values))
+    axes.plot([epochs[best]], [values[best]], "o", color=_BLUE, markersize=6, markeredgecolor="white")
+    axes.annotate(
+        f"{values[best]:.3f}",
+        (epochs[best], values[best]),
+        xytext=(0, 7),
+        textcoords="offset points",
+        ha="center",
+        fontsize=9,
+        color=_BLUE,
+        fontweight="bold",
+    )
+
+
+def confusion_figure(counts: npt.ArrayLike, names: Sequence[str]) -> Figure:
+    """Draw a confusion matrix in percent of each target class: hits in blue, mistakes in orange.
+
+    Args:
+        counts: C x C integers; row = target, column = prediction.
+        names: The C class names.
+
+    Returns:
+        A figure that grows with the number of classes. A class without target pixels is a hatched row.
+
+    Raises:
+        UsageError: The counts are not C x C for C names.
+    """
+    matrix = np.asarray(counts, np.int64)
+    number = len(names)
+    if matrix.shape != (number, number) or number == 0:
+        raise UsageError(
+            f"expected {number} x {number} counts for {number} names, got an array of {matrix.shape}"
+        )
+    totals = matrix.sum(axis=1, keepdims=True)
+    shares = matrix / np.maximum(totals, 1)
+    cell = float(np.clip(9 / number, 0.3, 0.62))
+    longest = max(len(_short(name)) for name in names)
+    side = cell * number
+    figure = Figure(
+        figsize=(side + 0.075 * longest + 1.3, side + 0.07 * longest + 1.1), dpi=_DPI, layout="constrained"
+    )
+    axes = figure.subplots()
+    colors = np.where(
+        np.eye(number, dtype=bool)[..., None], _mixed(shares, _BLUE), _mixed(shares, _VERMILLION)
+    )
+    axes.imshow(colors, interpolation="nearest")
+    size = 5 + 6 * cell
+    for row in range(number):
+        if totals[row, 0] == 0:
+            axes.fill_between(
+                [-0.5, number - 0.5], row - 0.5, row + 0.5, hatch="///", facecolor="none", edgecolor=_GRID
+            )
+            continue
+        for column in range(number):
+            _write_share(axes, row, column, shares[row, column], size)
+    _label_classes(axes, names, totals[:, 0])
+    return figure
+
+
+def _mixed(shares: npt.NDArray[np.float64], color: str) -> npt.NDArray[np.float64]:
+    """White to a colour; the root makes a few percent of mistakes visible."""
+    rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return 1 - np.sqrt(shares)[..., None] * (1 - rgb)
+
+
+def _write_share(axes: Axes, row: int, column: int, share: float, size: float) -> None:
+    if share == 0:
+        return
+    percent = 100 * share
+    text = (
+        "<1" if percent < 1 else ">99" if 99 < percent < 99.5 or 99.5 <= percent < 100 else f"{percent:.0f}"
+    )
+    color = "white" if share > 0.3 else _QUIET if percent < 1 else _INK
+    axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
+
+
+def _label_classes(axes: Axes, names: Sequence[str], totals: npt.NDArray[np.int64]) -> None:
+    number = len(names)
+    labels = [_short(name) for name in names]
+    absent = [label if total else f"{label} (absent)" for label, total in zip(labels, totals, strict=True)]
+    steep = number > 3 or max(len(label) for label in labels) > 8
+    axes.set_xticks(range(number), labels, rotation=90 if steep else 0, parse_math=False)
+    axes.set_yticks(range(number), absent, parse_math=False)
+    axes.set_xticks(np.arange(number + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(number + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.2)
+    axes.tick_params(which="both", length=0)
+    axes.tick_params(labelsize=9 if number <= 20 else 8, labelcolor=_INK)
+    axes.set_xlabel("prediction", fontsize=9, color=_QUIET)
+    axes.set_ylabel("target", fontsize=9, color=_QUIET)
+    axes.set_title("% of each target class's pixels", loc="left", fontsize=10, color=_INK, fontweight="bold")
+    for spine in axes.spines.values():
+        spine.set_color(_GRID)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 24 else name[:23].rstrip() + "…"

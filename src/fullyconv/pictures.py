@@ -1,0 +1,365 @@
+"""Images, masks and predictions as pictures to be looked at: overlays, legends, panels, class maps.
+
+Pictures are H x W x 3 uint8 RGB arrays, dark text on white. The colours of classes come from the class table;
+everything else is ink, grey and white. Charts of numbers are in `charts`.
+"""
+
+import io
+import warnings
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image as PillowImage
+from PIL import ImageDraw, ImageFont
+
+from fullyconv.class_table import IGNORE_INDEX, ClassTable
+from fullyconv.errors import UsageError
+from fullyconv.images import write_image
+from fullyconv.shapes import Image, Mask, Size
+
+__all__ = [
+    "IGNORED_NAME",
+    "class_maps",
+    "colorize",
+    "overlay",
+    "probability_picture",
+    "save_picture",
+    "validation_panel",
+    "with_legend",
+]
+
+IGNORED_NAME = "ignored"
+"""What legends call pixels without a class."""
+
+_INK = (31, 35, 40)
+_LINE = (200, 205, 212)
+_PAPER = (255, 255, 255)
+_HATCH = ((222, 222, 222), (190, 190, 190))  # of ignored pixels: light and dark stripes
+_STRIPE = 3  # width of a stripe along the rows, in pixels
+_NEARLY_BLACK = 64  # a class whose colour stays below this in all parts is not tinted in overlays
+_PANEL_WIDTH = 1600  # what a panel aims at, in pixels
+_CELL = (96, 320)  # smallest and largest side of the box that an image is fitted into
+_MAPS_UP_TO = 4  # classes: with more, one binary map a class makes a panel too wide
+
+_Row = tuple[Image, Mask, Mask]
+_Cell = tuple[str, Image]
+
+
+def colorize(mask: Mask, table: ClassTable) -> Image:
+    """Paint every class in its colour.
+
+    Args:
+        mask: H x W uint8 class indices, 255 = ignored.
+        table: The classes.
+
+    Returns:
+        H x W x 3 uint8 RGB; ignored pixels are hatched in grey.
+
+    Raises:
+        UsageError: An index is not of this table.
+    """
+    _check_mask(mask, table)
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: table.num_classes] = table.colors
+    picture = palette[mask]
+    ignored = mask == IGNORE_INDEX
+    if ignored.any():
+        picture[ignored] = _hatch(mask.shape)[ignored]
+    return picture
+
+
+def overlay(image: Image, mask: Mask, table: ClassTable, *, alpha: float = 0.5, border: int = 1) -> Image:
+    """Lay the classes over an image, half transparent, with crisp borders.
+
+    Borders are drawn in the pure colour of the class with the higher index, inside it. A class whose colour
+    is nearly black, as backgrounds are by custom, leaves the image as it is, and so do ignored pixels.
+
+    Args:
+        image: H x W x 3 uint8 RGB.
+        mask: H x W uint8 class indices, 255 = ignored.
+        table: The classes.
+        alpha: Opacity of the colours, 0..1.
+        border: Width of the borders in pixels; 0 draws none.
+
+    Returns:
+        H x W x 3 uint8 RGB.
+
+    Raises:
+        UsageError: Image and mask differ in size, or an index is not of this table.
+    """
+    _check_mask(mask, table)
+    _check_same_size(image, mask)
+    colors = np.zeros((256, 3), np.float32)
+    colors[: table.num_classes] = table.colors
+    opacity = np.zeros(256, np.float32)
+    opacity[: table.num_classes] = np.where(table.colors.max(axis=1) < _NEARLY_BLACK, 0, alpha)
+    share = opacity[mask]
+    if border:
+        share[_borders(mask, border)] = 1
+    picture = image + (colors[mask] - image) * share[..., None]
+    return (picture + 0.5).astype(np.uint8)
+
+
+def _borders(mask: Mask, width: int) -> npt.NDArray[np.bool_]:
+    """Where a neighbour within a width is of a class with a lower index. Ignored pixels have no borders."""
+    height, columns = mask.shape
+    rank = np.where(mask == IGNORE_INDEX, 0, mask.astype(np.int16) + 1)
+    lowest = np.pad(np.where(rank == 0, 300, rank), width, mode="edge")
+    for axis, size in ((0, height), (1, columns)):
+        views = [np.take(lowest, range(i, i + size), axis=axis) for i in range(2 * width + 1)]
+        lowest = np.minimum.reduce(views)
+    return lowest < rank
+
+
+def with_legend(picture: Image, table: ClassTable, present: Iterable[int] | None = None) -> Image:
+    """Put a legend under a picture: a swatch and the name of each class, on as many lines as it takes.
+
+    The picture itself is not changed; where it is narrower than the legend, it is centred above it.
+
+    Args:
+        picture: H x W x 3 uint8 RGB.
+        table: The classes.
+        present: Class indices to name, 255 for ignored pixels; all classes if None.
+
+    Returns:
+        A larger picture. The legend's type grows with the width, so that it can be read when a large picture
+        is shown small.
+    """
+    indices = range(table.num_classes) if present is None else sorted({int(index) for index in present})
+    known = [index for index in indices if index < table.num_classes or index == IGNORE_INDEX]
+    size = int(np.clip(round(picture.shape[1] / 45), 12, 48))
+    strip = _legend(known, table, max(picture.shape[1], 18 * size), size)
+    return _stacked([picture, strip])
+
+
+def _legend(indices: Sequence[int], table: ClassTable, width: int, size: int) -> Image:
+    """A strip with swatches and names, `width` pixels wide."""
+    font, gap, line = _font(size), round(0.5 * size), round(1.7 * size)
+    names = [table.names[i] if i < table.num_classes else IGNORED_NAME for i in indices]
+    texts = [_shortened(name, font, width - 2 * gap - round(1.5 * size)) for name in names]
+    places, x, y = [], gap, gap
+    for text in texts:
+        taken = round(1.5 * size + font.getlength(text))
+        if x > gap and x + taken > width - gap:
+            x, y = gap, y + line
+        places.append((x, y))
+        x += taken + round(1.4 * size)
+    canvas = PillowImage.new("RGB", (width, y + line + gap if texts else 1), _PAPER)
+    pen = ImageDraw.Draw(canvas)
+    for index, text, (left, top) in zip(indices, texts, places, strict=True):
+        swatch = np.full((size, size), index, np.uint8)
+        canvas.paste(PillowImage.fromarray(colorize(swatch, table)), (left, top + (line - size) // 2))
+        box = (left, top + (line - size) // 2, left + size - 1, top + (line - size) // 2 + size - 1)
+        pen.rectangle(box, outline=_LINE)
+        pen.text((left + round(1.5 * size), top + line // 2), text, _INK, font, anchor="lm")
+    return np.asarray(canvas)
+
+
+def validation_panel(rows: Sequence[_Row], table: ClassTable) -> Image:
+    """Show samples with what was learned from them: image, target, prediction and overlay, a row for each.
+
+    With up to four classes, a binary map of the prediction follows for each class, as in the lecture.
+
+    Args:
+        rows: (image, target, prediction) of each sample: H x W x 3 uint8 RGB and two H x W uint8 masks of
+            class indices, 255 = ignored. Sizes may differ from row to row.
+        table: The classes.
+
+    Returns:
+        A picture about 1,600 pixels wide at most, with titles above the columns and a legend below.
+
+    Raises:
+        UsageError: There is no row, sizes differ within a row, or an index is not of this table.
+    """
+    if not rows:
+        raise UsageError("expected at least one sample for a validation panel, got none")
+    maps = table.num_classes if table.num_classes <= _MAPS_UP_TO else 0
+    box = _box(4 + maps)
+    cells: list[list[_Cell]] = []
+    for number, (image, target, prediction) in enumerate(rows):
+        _check_same_size(image, target)
+        _check_same_size(image, prediction)
+        zoom = _zoom(image.shape[:2], box)
+        shown = [
+            ("image", _fitted(image, zoom)),
+            ("target", _fitted(colorize(target, table), zoom)),
+            ("prediction", _fitted(colorize(prediction, table), zoom)),
+            ("overlay", _fitted(overlay(image, prediction, table, border=max(1, round(1 / zoom))), zoom)),
+        ]
+        shown += [(table.names[i], _fitted(_binary(prediction == i), zoom)) for i in range(maps)]
+        cells.append([(title if number == 0 else "", picture) for title, picture in shown])
+    present = sorted(
+        {
+            int(index)
+            for _, target, prediction in rows
+            for index in {*np.unique(target), *np.unique(prediction)}
+        }
+    )
+    sheet = _sheet(cells)
+    return _stacked([sheet, _legend(present, table, sheet.shape[1], 14)])
+
+
+def class_maps(image: Image, mask: Mask, table: ClassTable) -> Image:
+    """Show an image and one binary map for each class, white where the class is: the lecture's slide 10.
+
+    Args:
+        image: H x W x 3 uint8 RGB.
+        mask: H x W uint8 class indices, 255 = ignored, which is black in every map.
+        table: The classes.
+
+    Returns:
+        A picture with titled cells, up to six in a row.
+
+    Raises:
+        UsageError: Image and mask differ in size, or an index is not of this table.
+    """
+    _check_mask(mask, table)
+    _check_same_size(image, mask)
+    columns = min(table.num_classes + 1, 6)
+    zoom = _zoom(image.shape[:2], _box(columns))
+    cells = [("image", _fitted(image, zoom))]
+    cells += [(name, _fitted(_binary(mask == i), zoom)) for i, name in enumerate(table.names)]
+    return _sheet([cells[start : start + columns] for start in range(0, len(cells), columns)])
+
+
+def probability_picture(probabilities: npt.NDArray[np.floating]) -> Image:
+    """Paint probabilities from white (0) through blue to nearly black (1).
+
+    Args:
+        probabilities: H x W float, 0..1, such as the winning class's.
+
+    Returns:
+        H x W x 3 uint8 RGB; lightness falls evenly, so that it reads the same without colour.
+    """
+    stops = np.array([0, 0.35, 0.7, 1])
+    ramp = np.array([(255, 255, 255), (158, 202, 225), (33, 113, 181), (8, 29, 68)], np.float64)
+    values = np.nan_to_num(np.asarray(probabilities, np.float64)).clip(0, 1)
+    planes = [np.interp(values, stops, channel) for channel in ramp.T]
+    return np.asarray(np.stack(planes, axis=-1) + 0.5).astype(np.uint8)
+
+
+def save_picture(picture: Image | PillowImage.Image | Figure, path: str | Path) -> None:
+    """Write a picture as PNG; it appears whole or not at all, and an older one is replaced.
+
+    Args:
+        picture: H x W x 3 uint8 RGB, a Pillow image or a matplotlib figure. Equal pictures give equal files:
+            no times or versions are written.
+        path: Where to; its folder must exist.
+
+    Raises:
+        UsageError: The file cannot be written.
+    """
+    if isinstance(picture, Figure):
+        buffer = io.BytesIO()
+        FigureCanvasAgg(picture)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Glyph", UserWarning
+            )  # a class name in a script it does not have
+            picture.savefig(buffer, format="png")
+        picture = PillowImage.open(buffer)
+    if isinstance(picture, PillowImage.Image):
+        picture = np.asarray(picture.convert("RGB"))
+    write_image(path, picture, overwrite=True)
+
+
+# Layout
+
+
+def _box(columns: int) -> int:
+    """The side of the square that each image of a row is fitted into."""
+    return int(np.clip(_PANEL_WIDTH // columns - 12, *_CELL))
+
+
+def _zoom(size: tuple[int, ...], box: int) -> float:
+    """By how much an image is enlarged to fill a square, in whole steps where it grows."""
+    zoom = box / max(size)
+    return zoom if zoom < 1 else float(int(zoom))
+
+
+def _fitted(picture: Image, zoom: float) -> Image:
+    """A picture at another size: pixels repeated when it grows, averaged when it shrinks."""
+    height, width = (max(1, round(side * zoom)) for side in picture.shape[:2])
+    kind = PillowImage.Resampling.NEAREST if zoom >= 1 else PillowImage.Resampling.BOX
+    return np.asarray(PillowImage.fromarray(picture).resize((width, height), kind))
+
+
+def _binary(where: npt.NDArray[np.bool_]) -> Image:
+    return np.repeat(np.where(where, np.uint8(255), np.uint8(0))[..., None], 3, axis=2)
+
+
+def _sheet(cells: Sequence[Sequence[_Cell]]) -> Image:
+    """Pictures in equal cells, each with a thin frame and, where it has one, a title above."""
+    gap, size = 12, 14
+    font = _font(size)
+    height = max(picture.shape[0] for row in cells for _, picture in row)
+    width = max(_CELL[0], *(picture.shape[1] for row in cells for _, picture in row))
+    head = [round(1.7 * size) if any(title for title, _ in row) else 0 for row in cells]
+    total = gap + sum(above + height + gap for above in head), gap + len(cells[0]) * (width + gap)
+    canvas = PillowImage.new("RGB", total[::-1], _PAPER)
+    pen = ImageDraw.Draw(canvas)
+    y = gap
+    for row, above in zip(cells, head, strict=True):
+        for column, (title, picture) in enumerate(row):
+            left = gap + column * (width + gap)
+            pen.text((left, y), _shortened(title, font, width), _INK, font)
+            x, top = left + (width - picture.shape[1]) // 2, y + above + (height - picture.shape[0]) // 2
+            pen.rectangle((x - 1, top - 1, x + picture.shape[1], top + picture.shape[0]), outline=_LINE)
+            canvas.paste(PillowImage.fromarray(picture), (x, top))
+        y += above + height + gap
+    return np.asarray(canvas)
+
+
+def _stacked(pictures: Sequence[Image]) -> Image:
+    """Pictures below each other, centred on white."""
+    width = max(picture.shape[1] for picture in pictures)
+    canvas = np.full((sum(picture.shape[0] for picture in pictures), width, 3), _PAPER, np.uint8)
+    top = 0
+    for picture in pictures:
+        height, columns = picture.shape[:2]
+        left = (width - columns) // 2
+        canvas[top : top + height, left : left + columns] = picture
+        top += height
+    return canvas
+
+
+@lru_cache(maxsize=8)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib: Pillow's own font has no umlauts, Greek or Cyrillic."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
+def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """A text that fits a width, its end replaced by dots where it does not."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
+
+
+def _hatch(size: Size) -> Image:
+    """Diagonal stripes of two greys."""
+    rows, columns = np.ogrid[: size[0], : size[1]]
+    stripes: Image = np.array(_HATCH, np.uint8)[(rows + columns) // _STRIPE % 2]
+    return stripes
+
+
+def _check_mask(mask: Mask, table: ClassTable) -> None:
+    wrong = (mask >= table.num_classes) & (mask != IGNORE_INDEX)
+    if wrong.any():
+        raise UsageError(
+            f"expected class indices 0..{table.num_classes - 1} or {IGNORE_INDEX}, got {int(mask[wrong][0])}"
+        )
+
+
+def _check_same_size(image: Image, mask: Mask) -> None:
+    if image.shape[:2] != mask.shape:
+        sizes = " and ".join(f"{array.shape[0]} x {array.shape[1]}" for array in (image, mask))
+        raise UsageError(f"expected an image and a mask of one size, got {sizes}")
