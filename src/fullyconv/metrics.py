@@ -10,8 +10,8 @@ With n_ij the pixels of class i predicted as class j and t_i = sum_j n_ij the ta
 
 One rule covers classes that do not occur: *a ratio 0/0 is None, and a mean is taken over the classes whose
 ratio is not None.* A class that is in no target and in no prediction is *absent*: it has no IoU and enters no
-mean. A class that is predicted but in no target has IoU 0, as in the paper's formula, so that its false positives
-count; it has no recall and does not enter mean accuracy. A mean over nothing is None.
+mean. A class that is predicted but in no target has IoU 0, as in the paper's formula, so that its false
+positives count; it has no recall and does not enter mean accuracy. A mean over nothing is None.
 """
 
 import math
@@ -263,7 +263,7 @@ def _joint_histogram(
 ) -> npt.NDArray[np.int64]:
     """Count pairs of values: 256 x 256 int64.
 
-    Counting all of them, ignored and impossible ones too, turns masking and range checks into sums of this table.
+    With ignored and impossible values among them, masking and range checks are sums over this table.
     """
     pairs = np.zeros(_BYTE_VALUES * _BYTE_VALUES, dtype=np.int64)
     for start in range(0, target.size, _PIXELS_AT_ONCE):
