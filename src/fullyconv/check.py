@@ -44,10 +44,9 @@ class DataSummary:
     def lines(self) -> list[str]:
         """The summary as a short table, a line an entry."""
         labelled = int(self.pixel_counts.sum())
-        ignored = self.ignored_pixels / (labelled + self.ignored_pixels)
-        lines = [
-            f"{len(self.sizes)} images of {self._size_text()}; {ignored:.1%} of their pixels are ignored"
-        ]
+        share = self.ignored_pixels / (labelled + self.ignored_pixels)
+        ignored = f"{share:.2%} of the pixels" if self.ignored_pixels else "nothing"
+        lines = [f"{len(self.sizes)} images of {self._size_text()}; {ignored} ignored"]
         width = max(len("class"), *(len(name) for name in self.class_names))
         lines.append(f"{'class':<{width}} {'pixels':>15} {'share':>8} {'images':>7}")
         for name, pixels, images in zip(self.class_names, self.pixel_counts, self.image_counts, strict=True):

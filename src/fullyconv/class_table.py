@@ -25,6 +25,7 @@ __all__ = [
     "Encoding",
     "default_color",
     "entries_of_names",
+    "one_channel",
     "read_entries",
     "value_text",
 ]
@@ -103,60 +104,52 @@ class ClassTable:
         ignored = {int(value) for value in self.ignored} - {IGNORE_INDEX}
         object.__setattr__(self, "ignored", tuple(sorted(ignored)))
         object.__setattr__(self, "ignored_colors", tuple(sorted(set(self.ignored_colors))))
-        self._check_entries()
-        self._check_ignored()
+        self._check()
 
-    def _check_entries(self) -> None:
+    def _check(self) -> None:
         if self.encoding not in get_args(Encoding):
             raise DataError(f'expected a mask encoding "index", "rgb" or "binary", got {self.encoding!r}')
         if not 1 <= len(self.classes) <= MAX_CLASSES:
-            raise DataError(f"expected 1 to {MAX_CLASSES} classes, got {len(self.classes)}")
-        highest = 255 if self.encoding == "binary" else 254
+            raise DataError(f"expected 1 to {MAX_CLASSES} classes that are not ignored, got {len(self.classes)}")
         for entry in self.classes:
             if not entry.name.strip() or not entry.name.isprintable():
                 raise DataError(f"class value {entry.value}: expected a printable name, got {entry.name!r}")
-            if not 0 <= entry.value <= highest:
-                raise DataError(
-                    f'class "{entry.name}": expected a mask value 0..{highest}, got {entry.value}'
-                )
-            if len(entry.color) != 3 or not all(0 <= part <= 255 for part in entry.color):
-                raise DataError(f'class "{entry.name}": expected a colour of three 0..255, got {entry.color}')
+            if not 0 <= entry.value <= 254 and self.encoding != "binary":
+                raise DataError(f'class "{entry.name}": expected a mask value 0..254, got {entry.value}')
         _refuse_twice("class name", self.names)
-        _refuse_twice("mask value", self.values)
-        if self.encoding == "rgb":
-            _refuse_twice("colour", [*(entry.color for entry in self.classes), *self.ignored_colors])
+        _refuse_twice("mask value", [*self.values, *self.ignored])
         if self.encoding == "binary" and self.values != (0, 255):
             raise DataError(f"expected a binary table to have the mask values 0 and 255, got {self.values}")
-
-    def _check_ignored(self) -> None:
-        for value in self.ignored:
-            if not 0 <= value <= 255:
-                raise DataError(f"expected ignored mask values 0..255, got {value}")
-            if value in self.values:
-                raise DataError(f"mask value {value} is both a class and ignored")
+        if not all(0 <= value <= 255 for value in self.ignored):
+            raise DataError(f"expected ignored mask values 0..255, got {self.ignored}")
+        colors = [*(entry.color for entry in self.classes), *self.ignored_colors]
+        for color in colors:
+            if len(color) != 3 or not all(0 <= part <= 255 for part in color):
+                raise DataError(f"expected a colour of three values 0..255, got {color}")
+        if self.encoding == "rgb":
+            _refuse_twice("colour", colors)
 
     @classmethod
     def from_file(
         cls, path: str | Path, ignored: Iterable[int] = (), encoding: Encoding = "index"
     ) -> "ClassTable":
-        """Read `classes.txt`: a line `index,name,r,g,b` for each class; lines that start with # are comments.
+        """Read `classes.txt`: a line `index,name,r,g,b` for each class; a line that starts with # is a comment.
 
         The index is the value of the class in masks with one channel. An entry whose index is 255 or among
         `ignored` is no class; in RGB masks its colour is ignored.
 
-        Args:
-            path: The file, UTF-8.
-            ignored: Mask values to leave out.
-            encoding: How the masks hold the classes.
-
         Raises:
             DataError: The file cannot be read, or a line is not of that form.
         """
-        return cls.from_entries(read_entries(path), ignored, encoding)
+        return cls.from_entries(read_entries(path), ignored, encoding, where=str(path))
 
     @classmethod
     def from_entries(
-        cls, entries: Sequence[ClassEntry], ignored: Iterable[int] = (), encoding: Encoding = "index"
+        cls,
+        entries: Sequence[ClassEntry],
+        ignored: Iterable[int] = (),
+        encoding: Encoding = "index",
+        where: str = "class table",
     ) -> "ClassTable":
         """Make a table of declared entries, the ignored ones among them left out.
 
@@ -165,35 +158,29 @@ class ClassTable:
             ignored: Mask values to leave out.
             encoding: How the masks hold the classes. For "binary", two entries have to be left; the second
                 takes the value 255.
+            where: The table's name for messages.
 
         Raises:
             DataError: No class is left, or the entries contradict each other.
         """
         left_out = {int(value) for value in ignored} | ({IGNORE_INDEX} if encoding != "binary" else set())
         kept = [entry for entry in entries if entry.value not in left_out]
-        dropped = [entry for entry in entries if entry.value in left_out]
-        if not kept:
-            raise DataError(f"expected at least one class, but all {len(entries)} declared ones are ignored")
+        colors = [entry.color for entry in entries if entry.value in left_out]
         if encoding == "binary":
             kept = [replace(entry, value=255 if i else entry.value) for i, entry in enumerate(kept)]
-        colors = tuple(entry.color for entry in dropped) if encoding == "rgb" else ()
-        return cls(tuple(kept), tuple(left_out), encoding, colors)
+        try:
+            return cls(tuple(kept), tuple(left_out), encoding, tuple(colors) if encoding == "rgb" else ())
+        except DataError as error:
+            raise DataError(f"{where}: {error.message}", hint=error.hint) from None
 
     @classmethod
-    def from_names(
-        cls, names: Sequence[str], ignored: Iterable[int] = (), encoding: Encoding = "index"
-    ) -> "ClassTable":
+    def from_names(cls, names: Sequence[str], ignored: Iterable[int] = ()) -> "ClassTable":
         """Make a table of names: mask value i is name i, in the default colours."""
-        return cls.from_entries(entries_of_names(names), ignored, encoding)
+        return cls.from_entries(entries_of_names(names), ignored)
 
     @classmethod
     def from_values(cls, values: Iterable[int], ignored: Iterable[int] = ()) -> "ClassTable":
-        """Make a table of mask values: each is a class "class VALUE", in ascending order.
-
-        Args:
-            values: Mask values found; those in `ignored` and 255 are left out.
-            ignored: Mask values that are no class.
-        """
+        """Make a table of mask values: each is a class "class VALUE", in ascending order; ignored ones are not."""
         left_out = {int(value) for value in ignored} | {IGNORE_INDEX}
         kept = sorted({int(value) for value in values} - left_out)
         entries = [ClassEntry(f"class {value}", value, default_color(i)) for i, value in enumerate(kept)]
@@ -203,9 +190,7 @@ class ClassTable:
     def binary(cls, names: Sequence[str] = ("background", "foreground")) -> "ClassTable":
         """Make the table of masks that hold only 0 and 255: black is class 0, white is class 1."""
         colors: tuple[Color, Color] = ((0, 0, 0), (255, 255, 255))
-        entries = [
-            ClassEntry(name, i, color) for i, (name, color) in enumerate(zip(names, colors, strict=True))
-        ]
+        entries = [ClassEntry(name, i, color) for i, (name, color) in enumerate(zip(names, colors, strict=True))]
         return cls.from_entries(entries, (), "binary")
 
     @property
@@ -245,65 +230,55 @@ class ClassTable:
         return lookup
 
     @cached_property
-    def _index_of_color(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.int16]]:
+    def _index_of_color(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint8]]:
         """Colours as 0xRRGGBB, ascending, and the class index of each."""
-        pairs = [(_packed(entry.color), index) for index, entry in enumerate(self.classes)]
-        pairs += [(_packed(color), IGNORE_INDEX) for color in self.ignored_colors]
-        pairs.sort()
-        codes = np.array([code for code, _ in pairs], dtype=np.uint32)
-        return codes, np.array([index for _, index in pairs], dtype=np.int16)
+        colors = np.array([*(entry.color for entry in self.classes), *self.ignored_colors], dtype=np.uint8)
+        indices = [*range(self.num_classes), *(IGNORE_INDEX for _ in self.ignored_colors)]
+        codes = _packed(colors)
+        order = np.argsort(codes)
+        return codes[order], np.array(indices, dtype=np.uint8)[order]
 
     def decode(self, array: npt.NDArray[np.uint8], where: str | Path = "mask") -> Mask:
         """Turn the raw values or colours of a mask file into class indices.
 
         Args:
-            array: H x W uint8 mask values; or H x W x 3 uint8 RGB, which an "rgb" table reads as colours and
-                the others as values if all three channels are equal.
+            array: H x W uint8 mask values; or H x W x 3 uint8 RGB, read as colours by an "rgb" table and as
+                grey by others.
             where: The mask's name for messages.
 
         Returns:
             H x W uint8: class indices 0..C-1, 255 where ignored.
 
         Raises:
-            DataError: A value or colour is neither a class nor ignored; names the first one in reading order,
-                the number of its pixels and the first of them.
+            DataError: A value or colour is neither a class nor ignored. The message names the first one in
+                reading order, its pixels' number and the first of them.
         """
         if array.ndim == 3 and self.encoding == "rgb":
             return self._decode_colors(array, where)
-        if array.ndim == 3:
-            array = _one_channel(array, where)
+        array = one_channel(array, where)
         indices = self._index_of_value[array]
         if (indices < 0).any():
-            raise self._unknown_value(array, indices, where)
+            value, pixels = _first_where(indices < 0, array)
+            raise DataError(
+                f"{where}: mask value {value} ({pixels}) is not one of the {self.num_classes} class values "
+                f"{value_text(self.values)}",
+                hint=f"correct the mask, add class {value} to the class table, or leave it out: --ignore {value}",
+            )
         return indices.astype(np.uint8)
 
     def _decode_colors(self, array: npt.NDArray[np.uint8], where: str | Path) -> Mask:
         codes, index_of_code = self._index_of_color
-        pixels = _pack_colors(array)
+        pixels = _packed(array)
         place = np.minimum(np.searchsorted(codes, pixels), len(codes) - 1)
         unknown = codes[place] != pixels
         if unknown.any():
-            row, column = _first(unknown)
-            red, green, blue = (int(part) for part in array[row, column])
-            count = int((pixels == pixels[row, column]).sum())
+            code, where_in_mask = _first_where(unknown, pixels)
+            color = f"{code >> 16},{code >> 8 & 255},{code & 255}"
             raise DataError(
-                f"{where}: colour {red},{green},{blue} ({count} pixels, first at row {row}, column {column}) "
-                "is not in the class table",
-                hint=f"add a line INDEX,NAME,{red},{green},{blue} to classes.txt; index 255 ignores it",
+                f"{where}: colour {color} ({where_in_mask}) is not in the class table",
+                hint=f"write {color} as the colour of its class into classes.txt; index 255 ignores a colour",
             )
-        return index_of_code[place].astype(np.uint8)
-
-    def _unknown_value(
-        self, array: npt.NDArray[np.uint8], indices: npt.NDArray[np.int16], where: str | Path
-    ) -> DataError:
-        row, column = _first(indices < 0)
-        value = int(array[row, column])
-        count = int((array == value).sum())
-        return DataError(
-            f"{where}: mask value {value} ({count} pixels, first at row {row}, column {column}) is not one "
-            f"of the {self.num_classes} class values {value_text(self.values)}",
-            hint=f"correct the mask, add class {value} to the class table, or leave it out: --ignore {value}",
-        )
+        return index_of_code[place]
 
     def encode(self, mask: Mask) -> npt.NDArray[np.uint8]:
         """Turn class indices into mask values, the inverse of `decode` for masks with one channel.
@@ -324,19 +299,15 @@ class ClassTable:
             lookup[IGNORE_INDEX] = IGNORE_INDEX
         values = lookup[mask]
         if (values < 0).any():
-            row, column = _first(values < 0)
-            raise DataError(
-                f"class index {int(mask[row, column])} at row {row}, column {column} is not one of the "
-                f"{self.num_classes} classes of the class table"
-            )
+            index, pixels = _first_where(values < 0, mask)
+            raise DataError(f"class index {index} ({pixels}) is not one of the {self.num_classes} classes")
         return values.astype(np.uint8)
 
     def to_json(self) -> dict[str, Any]:
         """The table as JSON values, in one canonical form."""
         return {
             "classes": [
-                {"name": entry.name, "value": entry.value, "color": list(entry.color)}
-                for entry in self.classes
+                {"name": entry.name, "value": entry.value, "color": list(entry.color)} for entry in self.classes
             ],
             "encoding": self.encoding,
             "ignored": list(self.ignored),
@@ -363,9 +334,7 @@ class ClassTable:
                 tuple(_color(color) for color in data["ignored_colors"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"expected a class table in JSON, got one that cannot be read: {error!r}"
-            ) from error
+            raise DataError(f"expected a class table in JSON, got one that cannot be read: {error!r}") from error
 
 
 def read_entries(path: str | Path) -> tuple[ClassEntry, ...]:
@@ -412,12 +381,6 @@ def entries_of_names(names: Sequence[str]) -> tuple[ClassEntry, ...]:
     return tuple(ClassEntry(name.strip(), i, default_color(i)) for i, name in enumerate(names))
 
 
-def _pack_colors(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
-    """Pack H x W x 3 colours into H x W numbers 0xRRGGBB."""
-    wide = array.astype(np.uint32)
-    return wide @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
-
-
 def value_text(values: Sequence[int]) -> str:
     """Mask values for a message: "0..10" where they are consecutive, else "0, 1, 3"."""
     if len(values) > 2 and list(values) == list(range(values[0], values[0] + len(values))):
@@ -425,33 +388,49 @@ def value_text(values: Sequence[int]) -> str:
     return ", ".join(str(value) for value in values)
 
 
-def _packed(color: Color) -> int:
-    return color[0] << 16 | color[1] << 8 | color[2]
+def _packed(colors: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """... x 3 colours as ... numbers 0xRRGGBB."""
+    return colors.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
 
 
-def _one_channel(array: npt.NDArray[np.uint8], where: str | Path) -> npt.NDArray[np.uint8]:
+def one_channel(array: npt.NDArray[np.uint8], where: str | Path) -> npt.NDArray[np.uint8]:
+    """The values of a mask that may be grey saved as RGB.
+
+    Args:
+        array: H x W or H x W x 3, uint8.
+        where: The mask's name for messages.
+
+    Returns:
+        H x W uint8.
+
+    Raises:
+        DataError: The channels of a pixel differ.
+    """
+    if array.ndim == 2:
+        return array
     colored = (array != array[..., :1]).any(axis=2)
     if colored.any():
-        row, column = _first(colored)
-        red, green, blue = (int(part) for part in array[row, column])
+        code, pixels = _first_where(colored, _packed(array))
         raise DataError(
-            f"{where}: expected a mask with one channel of class values, got RGB with colour "
-            f"{red},{green},{blue} at row {row}, column {column}",
+            f"{where}: expected a mask with a class value a pixel, got an RGB mask with colour "
+            f"{code >> 16},{code >> 8 & 255},{code & 255} ({pixels})",
             hint="RGB masks need a classes.txt with a line index,name,r,g,b for each colour",
         )
     return array[..., 0]
 
 
-def _first(where: npt.NDArray[np.bool_]) -> tuple[int, int]:
-    row, column = np.unravel_index(int(where.argmax()), where.shape)
-    return int(row), int(column)
+def _first_where(wrong: npt.NDArray[np.bool_], values: npt.NDArray[Any]) -> tuple[int, str]:
+    """The first wrong value in reading order; how many pixels have it and where it is, in words."""
+    row, column = (int(place) for place in np.unravel_index(int(wrong.argmax()), wrong.shape))
+    value = values[row, column]
+    return int(value), f"{int((values == value).sum())} pixels, first at row {row}, column {column}"
 
 
 def _refuse_twice(what: str, items: Iterable[object]) -> None:
     seen = set()
     for item in items:
         if item in seen:
-            raise DataError(f"the class table has the {what} {item!r} twice", hint="each must be there once")
+            raise DataError(f"expected each {what} once, got {item!r} twice")
         seen.add(item)
 
 

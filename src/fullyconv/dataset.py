@@ -15,8 +15,8 @@ from fullyconv.class_table import (
     IGNORE_INDEX,
     ClassEntry,
     ClassTable,
-    Color,
     entries_of_names,
+    one_channel,
     read_entries,
     value_text,
 )
@@ -151,16 +151,12 @@ class Dataset:
             )
         drawn = sorted(
             pool,
-            key=lambda sample: hashlib.sha256(
-                f"{seed}:{sample.id}".encode(errors="surrogateescape")
-            ).digest(),
+            key=lambda sample: hashlib.sha256(f"{seed}:{sample.id}".encode(errors="surrogateescape")).digest(),
         )
         count = min(max(round(fraction * len(pool)), 1), len(pool) - 1)
         val = {sample.id for sample in drawn[:count]}
         samples = [
-            sample
-            if sample.split == "test"
-            else replace(sample, split="val" if sample.id in val else "train")
+            sample if sample.split == "test" else replace(sample, split="val" if sample.id in val else "train")
             for sample in self.samples
         ]
         note = f"{count} of the {len(pool)} training samples are split off as val (seed {seed})."
@@ -211,14 +207,6 @@ class _Declared:
     has_colors: bool
 
 
-@dataclass(frozen=True)
-class _Found:
-    """What masks hold: values of those with one channel, and a colour of one in RGB."""
-
-    values: frozenset[int]
-    color: tuple[Path, Color] | None = None
-
-
 def _declared(classes: str | Path | Sequence[str] | None, folder: Path) -> _Declared | None:
     if classes is None:
         path = folder / CLASSES_FILE
@@ -240,25 +228,22 @@ def _find_classes(
     modes = [mask_mode(mask) for mask in masks]
     colored = any(mode in _COLOR_MODES for mode in modes)
     if declared and declared.has_colors and colored:
-        table = ClassTable.from_entries(declared.entries, ignore, "rgb")
-        return _at_least_two(
-            table, where
-        ), f"masks are RGB with the {table.num_classes} colours of {declared.source}"
+        table = ClassTable.from_entries(declared.entries, ignore, "rgb", declared.source)
+        words = f"masks are RGB with the {table.num_classes} colours of {declared.source}"
+        return _at_least_two(table, where), words
     kept = [entry for entry in declared.entries if entry.value not in ignore] if declared else []
-    may_be_binary = [entry.value for entry in kept] in ([], [0, 1], [0, 255]) and IGNORE_INDEX not in ignore
-    found = _scan(masks) if not declared or colored or may_be_binary else None
-    if found:
-        _refuse_unclear(found, masks, modes)
-    if found and may_be_binary and found.values == {0, 255}:
+    two = not declared or [entry.value for entry in kept] in ([0, 1], [0, 255])
+    may_be_binary = two and IGNORE_INDEX not in ignore
+    found = _values_in(masks, modes) if not declared or colored or may_be_binary else frozenset()
+    if may_be_binary and found == {0, 255}:
         table = ClassTable.from_entries(kept, ignore, "binary") if kept else ClassTable.binary()
         first, second = table.names
         return table, f"masks hold nothing but 0 ({first}) and 255 ({second}), so that 255 is a class"
     if declared:
-        table = ClassTable.from_entries(declared.entries, ignore)
-        return _at_least_two(
-            table, where
-        ), f"masks are index images of the {table.num_classes} classes of {declared.source}"
-    values = sorted((found.values if found else frozenset()) - {*ignore, IGNORE_INDEX})
+        table = ClassTable.from_entries(declared.entries, ignore, where=declared.source)
+        words = f"masks are index images of the {table.num_classes} classes of {declared.source}"
+        return _at_least_two(table, where), words
+    values = sorted(found - {*ignore, IGNORE_INDEX})
     if not values:
         raise DataError(
             f"{where}: expected class values in the masks, got nothing but ignored ones",
@@ -279,35 +264,11 @@ def _at_least_two(table: ClassTable, where: str) -> ClassTable:
     return table
 
 
-def _scan(masks: Sequence[Path]) -> _Found:
+def _values_in(masks: Sequence[Path], modes: Sequence[str]) -> frozenset[int]:
     """Read all masks for the values they hold."""
     with ThreadPoolExecutor(max_workers=2) as pool:
-        parts = list(pool.map(_scan_one, masks))
-    colors = [part.color for part in parts if part.color]
-    return _Found(frozenset().union(*(part.values for part in parts)), colors[0] if colors else None)
-
-
-def _scan_one(mask: Path) -> _Found:
-    array = read_mask_array(mask)
-    if array.ndim == 3:
-        colored = (array != array[..., :1]).any(axis=2)
-        if colored.any():
-            red, green, blue = (
-                int(part) for part in array[np.unravel_index(colored.argmax(), colored.shape)]
-            )
-            return _Found(frozenset(), (mask, (red, green, blue)))
-        array = array[..., 0]
-    return _Found(frozenset(np.flatnonzero(np.bincount(array.ravel(), minlength=256)).tolist()))
-
-
-def _refuse_unclear(found: _Found, masks: Sequence[Path], modes: Sequence[str]) -> None:
-    if found.color:
-        path, (red, green, blue) = found.color
-        raise DataError(
-            f"{show_path(path)}: expected class values, got an RGB mask with colour {red},{green},{blue}",
-            hint=f"write {CLASSES_FILE} into the data folder: a line index,name,r,g,b for each colour",
-        )
-    if found.values == {0, 1, 255} and "1" in modes and set(modes) != {"1"}:
+        values: frozenset[int] = frozenset().union(*pool.map(_values_of, masks))
+    if values == {0, 1, 255} and "1" in modes and set(modes) != {"1"}:
         one_bit = masks[modes.index("1")]
         other = next(mask for mask, mode in zip(masks, modes, strict=True) if mode != "1")
         raise DataError(
@@ -315,6 +276,12 @@ def _refuse_unclear(found: _Found, masks: Sequence[Path], modes: Sequence[str]) 
             f"bits (0 and 255) in others such as {show_path(other)}",
             hint="save all masks in the same way",
         )
+    return values
+
+
+def _values_of(mask: Path) -> frozenset[int]:
+    array = one_channel(read_mask_array(mask), show_path(mask))
+    return frozenset(np.flatnonzero(np.bincount(array.ravel(), minlength=256)).tolist())
 
 
 def _notes(layout: Layout, table: ClassTable, meaning: str) -> tuple[str, ...]:
@@ -323,9 +290,7 @@ def _notes(layout: Layout, table: ClassTable, meaning: str) -> tuple[str, ...]:
         parts.append(f"mask names end in {' or '.join(sorted(layout.stripped))}")
     parts.append(meaning)
     if table.encoding != "binary" and table.values != tuple(range(table.num_classes)):
-        parts.append(
-            f"class indices 0..{table.num_classes - 1} are the mask values {value_text(table.values)}"
-        )
+        parts.append(f"class indices 0..{table.num_classes - 1} are the mask values {value_text(table.values)}")
     ignored = (*table.ignored, *(() if table.encoding == "binary" else (IGNORE_INDEX,)))
     if ignored:
         parts.append(_ignored_text(ignored))

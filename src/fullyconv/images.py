@@ -32,9 +32,7 @@ __all__ = [
     "write_mask",
 ]
 
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Suffixes of files that are read as images or masks, in lower case; case does not matter in file names."""
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF") + (("WEBP",) if features.check("webp") else ())
@@ -187,9 +185,7 @@ def _refuse_lossy(image: PillowImage.Image, where: str) -> None:
 def _stored_values(image: PillowImage.Image, raw_mode: str, where: str) -> npt.NDArray[np.uint8]:
     mode = image.mode
     if raw_mode.endswith("I") and mode in ("1", "L"):
-        raise DataError(
-            f"{where}: mask values are stored inverted (white is zero)", hint="save the mask as PNG"
-        )
+        raise DataError(f"{where}: mask values are stored inverted (white is zero)", hint="save the mask as PNG")
     if "16" in raw_mode and mode in ("RGB", "RGBA", "LA"):
         raise DataError(
             f"{where}: expected a mask in 8-bit colours, got 16 bits", hint="save the mask as 8-bit PNG"
@@ -296,13 +292,9 @@ def _opened(path: str | Path) -> Iterator[PillowImage.Image]:
     where = show_path(path)
     try:
         if not path.is_file():  # opening a pipe would wait for ever
-            raise DataError(
-                f"{where}: expected an image file, got {'none' if not path.exists() else 'no file'}"
-            )
+            raise DataError(f"{where}: expected an image file, got {'none' if not path.exists() else 'no file'}")
         with path.open("rb") as file, PillowImage.open(file, formats=_FORMATS) as image:
-            if image.format != "MPO" and getattr(
-                image, "is_animated", False
-            ):  # MPO: a photo and its thumbnails
+            if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a photo and its thumbnails
                 raise DataError(
                     f"{where}: expected one image, got a file of several",
                     hint="save each as a file of its own",
@@ -375,9 +367,7 @@ def write_image(path: str | Path, rgb: Image, *, overwrite: bool = False) -> Non
 
 def _write(path: Path, image: PillowImage.Image, kind: str, overwrite: bool) -> None:
     if not overwrite and path.exists():
-        raise UsageError(
-            f"{show_path(path)} exists already", hint="choose another folder, or allow overwriting"
-        )
+        raise UsageError(f"{show_path(path)} exists already", hint="choose another folder, or allow overwriting")
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # of its own length: names may have 255 bytes
     try:
         with temporary.open("xb") as file:

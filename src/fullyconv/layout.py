@@ -144,9 +144,7 @@ def _splits_below(images: Path, masks: Path) -> tuple[list[tuple[str | None, Pat
             )
     for folder, splits in ((images, image_splits), (masks, mask_splits)):
         _refuse_files_beside(folder, splits.values())
-    pairs = [
-        (split, image_splits[split], mask_splits[split]) for split in SPLIT_ORDER if split in image_splits
-    ]
+    pairs = [(split, image_splits[split], mask_splits[split]) for split in SPLIT_ORDER if split in image_splits]
     image_names = _braces(folder.name for _, folder, _ in pairs)
     mask_names = _braces(folder.name for _, _, folder in pairs)
     return list(pairs), f"{images.name}/{image_names} + {masks.name}/{mask_names}"
@@ -173,8 +171,7 @@ def _folder_named(folder: Path, names: Sequence[str]) -> Path | None:
     found = [e for e in _entries(folder) if e.name.casefold() in names and e.is_dir()]
     if len(found) > 1:
         raise DataError(
-            f"{show_path(folder)}: expected one {names[0]} folder, got both {found[0].name}/ and "
-            f"{found[1].name}/",
+            f"{show_path(folder)}: expected one {names[0]} folder, got both {found[0].name}/ and {found[1].name}/",
             hint=f"keep {names[0]}/ and rename or remove the other",
         )
     return found[0] if found else None
