@@ -1,8 +1,8 @@
-import math
 from itertools import product
 
 import pytest
 import torch
+from tiny_decoders import features_of
 
 from fullyconv.decoder import (
     Decoder,
@@ -24,15 +24,6 @@ def seeded():
 
 def spec(stride, channels=2, scale=1.0):
     return FeatureSpec(Tap(f"tap{stride}", stride, channels, receptive_field=stride), scale)
-
-
-def features_of(specs, size, count=1):
-    """Random features of the sizes that an encoder gives: enlarged, padded to multiples of 32."""
-    features = []
-    for entry in specs:
-        padded = [math.ceil(max(1, math.floor(side * entry.scale)) / 32) * 32 for side in size]
-        features.append(torch.randn(count, entry.channels, *(side // entry.tap.stride for side in padded)))
-    return features
 
 
 def slow_read(plane, y, x):
@@ -127,16 +118,12 @@ def test_features_are_found_by_their_stride():
 
 
 def test_a_missing_stride_is_refused_naming_what_is_there():
-    with pytest.raises(
-        UsageError, match="decoder fcn needs features at strides 32, 16, the encoder gives 8, 32"
-    ):
+    with pytest.raises(UsageError, match="decoder fcn needs features at strides 32, 16, the encoder gives 8, 32"):
         positions_of_strides("fcn", [spec(8), spec(32)], (32, 16))
 
 
 def test_another_scale_is_refused_where_the_decoder_knows_only_one():
-    with pytest.raises(
-        UsageError, match=r"decoder lecture reads features at scale 1 only, got scale 0.5, 1.5"
-    ):
+    with pytest.raises(UsageError, match=r"decoder lecture reads features at scale 1 only, got scale 0.5, 1.5"):
         positions_of_strides("lecture", [spec(8, scale=1.5), spec(8), spec(8, scale=0.5)], (8,))
 
 

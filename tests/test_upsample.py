@@ -110,8 +110,8 @@ def two_threads():
 @pytest.mark.parametrize("spread", [1, 45])
 def test_the_gradient_of_pixel_logits_has_the_same_bits_every_time(spread):
     logits = torch.randn(4, 11, 45, 60, requires_grad=True)
-    rows, columns = some_pixels(4, 8 * spread, 8 * spread, 4096)  # spread 1: all pixels add to one cell
-    weights = torch.randn(4, 4096, 11)
+    rows, columns = some_pixels(4, 8 * spread, 8 * spread, 2000)  # spread 1: all pixels add to one cell
+    weights = torch.randn(4, 2000, 11)
     gradients = [
         torch.autograd.grad((pixel_logits(logits, 8, rows, columns) * weights).sum(), logits)[0]
         for _ in range(8)

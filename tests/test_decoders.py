@@ -1,0 +1,149 @@
+import functools
+import json
+import math
+
+import pytest
+import torch
+from tiny_decoders import FORMS, SIZES, TinyNetwork, built, features_of, randomised, specs_of
+
+from fullyconv.decoders import DECODER_NAMES, build_decoder, decoder_options, needed_strides
+from fullyconv.encoder import Encoder, padded_size
+from fullyconv.encoders.efficientnet_lite import EfficientNetLite0
+from fullyconv.encoders.vgg import VGG16
+from fullyconv.errors import UsageError
+from fullyconv.upsample import upsample_logits
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(params=FORMS)
+def form(request):
+    return FORMS[request.param]
+
+
+def test_full_logits_have_the_size_of_the_image_whatever_it_is(form):
+    encoder = Encoder(TinyNetwork(), needed_strides(form[0], form[1]))
+    decoder = built(form)
+    for size in SIZES:
+        images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
+        logits = decoder(encoder(images), size)
+        assert logits.shape[-2] * decoder.output_stride >= size[0]
+        assert logits.shape[-1] * decoder.output_stride >= size[1]
+        assert upsample_logits(logits, decoder.output_stride, size).shape == (2, 3, *size)
+
+
+@functools.cache
+def features_on_meta(network, padded):
+    with torch.device("meta"):
+        encoder = Encoder(network())
+        return encoder.specs, encoder.network(torch.zeros(2, 3, *padded), encoder.strides)
+
+
+@pytest.mark.parametrize("decoder_name", DECODER_NAMES)
+@pytest.mark.parametrize("network", [EfficientNetLite0, VGG16])
+def test_every_decoder_runs_on_every_encoder(network, decoder_name):
+    first = len((4, 8, 16, 32)) - len(needed_strides(decoder_name))
+    with torch.device("meta"):
+        decoder = build_decoder(decoder_name, features_on_meta(network, (32, 32))[0][first:], 21)
+        for size in SIZES:
+            _, features = features_on_meta(network, padded_size(size, 32))
+            logits = decoder(features[first:], size)
+            assert upsample_logits(logits, decoder.output_stride, size).shape == (2, 21, *size)
+
+
+def test_a_decoder_is_rebuilt_from_its_name_and_configuration(form):
+    decoder = built(form)
+    config = json.loads(json.dumps(decoder.config()))
+    again = build_decoder(decoder.name, decoder.specs, 3, **config)
+    again.load_state_dict(decoder.state_dict())
+    assert type(again) is type(decoder)
+    assert (again.name, again.config()) == (decoder.name, decoder.config())
+    assert again.output_stride == decoder.output_stride
+
+
+HALOS = [(name, (1.0,)) for name in FORMS] + [(name, (1.5,)) for name in FORMS if name.startswith("practical")]
+
+
+@pytest.mark.parametrize(("name", "scales"), HALOS)
+def test_a_pixel_depends_on_no_cell_beyond_the_halo(name, scales):
+    decoder = randomised(built(FORMS[name], scales=scales))
+    features = [maps.requires_grad_() for maps in features_of(decoder.specs, (384, 64))]
+    coarsest = max(spec.stride for spec in decoder.specs)
+    full = upsample_logits(decoder(features, (384, 64)), decoder.output_stride, (384, 64))
+    for row in (191, 192, 200):
+        first = (math.floor((row + 0.5) / coarsest) - decoder.halo_cells) * coarsest
+        last = first + (2 * decoder.halo_cells + 1) * coarsest
+        gradients = torch.autograd.grad(full[0, :, row].sum(), features, retain_graph=True)
+        for spec, gradient in zip(decoder.specs, gradients, strict=True):
+            touched = gradient.abs().sum((0, 1, 3)).nonzero()[:, 0]
+            assert touched.min() * spec.stride >= first - coarsest * 1e-6
+            assert (touched.max() + 1) * spec.stride <= last + coarsest * 1e-6
+
+
+def test_each_decoder_says_which_strides_it_reads():
+    assert [needed_strides(name) for name in DECODER_NAMES] == [(4, 8, 16, 32)] + 3 * [(8, 16, 32)]
+    assert needed_strides("fcn", 32) == (32,)
+    assert needed_strides("practical", 16) == (16, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "message"),
+    [
+        ("fcn", 2, "decoder fcn has stride 4 or 8 or 16 or 32, not 2"),
+        ("fcn_at_once", 4, "decoder fcn_at_once has stride 8 or 16 or 32, not 4"),
+        ("lecture", 16, "decoder lecture has stride 8, not 16"),
+        ("unet", None, "there is no decoder 'unet'.*practical, fcn, fcn_at_once, lecture"),
+    ],
+)
+def test_a_stride_that_a_decoder_does_not_have_is_refused(name, stride, message):
+    with pytest.raises(UsageError, match=message):
+        needed_strides(name, stride)
+
+
+@pytest.mark.parametrize(
+    ("name", "strides", "scales", "options", "message"),
+    [
+        ("unet", (8,), (1,), {}, "there is no decoder 'unet'.*choose one of practical"),
+        ("fcn", (8,), (1,), {"hidden": 3}, "fcn has no option hidden.*options are stride, upsampling, fc, width"),
+        ("fcn", (8,), (1,), {"at_once": True}, "fcn has no option at_once"),
+        ("fcn", (8, 32), (1,), {}, "fcn needs features at strides 32, 16, 8, the encoder gives 8, 32"),
+        (
+            "fcn",
+            (16, 32),
+            (1,),
+            {"stride": 8},
+            "fcn needs features at strides 32, 16, 8, the encoder gives 16, 32",
+        ),
+        ("fcn", (8, 16, 32), (1.5,), {}, "fcn reads features at scale 1 only, got scale 1.5"),
+        (
+            "fcn",
+            (8, 16, 32),
+            (1,),
+            {"upsampling": "cubic"},
+            """upsampling has to be "fixed" or "learned", got 'cubic'""",
+        ),
+        ("fcn_at_once", (4, 8, 16, 32), (1,), {}, "fcn_at_once has stride 32, 16 or 8, not 4"),
+        ("lecture", (16, 32), (1,), {}, "lecture needs features at strides 8, 16, 32, the encoder gives 16, 32"),
+        ("lecture", (8, 16, 32), (1, 2), {}, "lecture reads features at scale 1 only, got scale 2"),
+        ("lecture", (8, 16, 32), (1,), {"width": 0}, "width of conv6 and fcn4 has to be 1 or more, got 0"),
+        ("practical", (), (1,), {}, "practical needs features, got none"),
+        ("practical", (8,), (1,), {"hidden": -1}, "hidden channels have to be 0 .* or more, got -1"),
+        ("practical", (8,), (1,), {"dropout": 1.0}, r"dropout has to lie in 0..1 \(1 excluded\), got 1"),
+        ("practical", (8,), (1,), {"output_stride": 0}, "output stride has to be 1 or more, got 0"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line(name, strides, scales, options, message):
+    with pytest.raises(UsageError, match=message):
+        build_decoder(name, specs_of(*strides, scales=scales), 3, **options)
+
+
+def test_the_options_of_the_decoders_are_these():
+    assert {name: decoder_options(name) for name in DECODER_NAMES} == {
+        "practical": ("hidden", "dropout", "output_stride"),
+        "fcn": ("stride", "upsampling", "fc", "width"),
+        "fcn_at_once": ("stride", "upsampling", "fc", "width"),
+        "lecture": ("width",),
+    }
