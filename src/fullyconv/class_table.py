@@ -46,14 +46,9 @@ _HEADER = ["index", "name", "r", "g", "b"]
 
 
 def default_color(index: int) -> Color:
-    """A colour of its own for each class index: the colour map of PASCAL VOC.
+    """A colour of its own for each class index 0..255: the colour map of PASCAL VOC.
 
-    Args:
-        index: 0..255.
-
-    Returns:
-        The bits of the index dealt out to red, green and blue from their highest bits down: black, maroon,
-        green, olive, navy, ...
+    The bits of the index are dealt out to red, green and blue from the highest down: black, maroon, green, ...
     """
     red = green = blue = 0
     for place in range(7, -1, -1):
@@ -135,8 +130,7 @@ class ClassTable:
     ) -> "ClassTable":
         """Read `classes.txt`: a line `index,name,r,g,b` for each class; a line that starts with # is a comment.
 
-        The index is the value of the class in masks with one channel. An entry whose index is 255 or among
-        `ignored` is no class; in RGB masks its colour is ignored.
+        The index is the class's value in masks. An entry with index 255 or one of `ignored` is no class.
 
         Raises:
             DataError: The file cannot be read, or a line is not of that form.
@@ -426,12 +420,9 @@ def _first_where(wrong: npt.NDArray[np.bool_], values: npt.NDArray[Any]) -> tupl
     return int(value), f"{int((values == value).sum())} pixels, first at row {row}, column {column}"
 
 
-def _refuse_twice(what: str, items: Iterable[object]) -> None:
-    seen = set()
-    for item in items:
-        if item in seen:
-            raise DataError(f"expected each {what} once, got {item!r} twice")
-        seen.add(item)
+def _refuse_twice(what: str, items: Sequence[object]) -> None:
+    if twice := [item for item in items if items.count(item) > 1]:
+        raise DataError(f"expected each {what} once, got {twice[0]!r} twice")
 
 
 def _typed(value: Any, kind: type) -> Any:
