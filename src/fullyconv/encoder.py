@@ -246,7 +246,7 @@ class Encoder(nn.Module):
 
     def working_network(self) -> EncoderNetwork:
         """The copy of the network that computes: folded, in the encoder's precision, on its device."""
-        tensors = list(self.network.state_dict(keep_vars=True).values())
+        tensors = [*self.network.parameters(), *self.network.buffers()]
         states = [(t.device, t.dtype, 0 if t.is_inference() else t._version) for t in tensors]
         fresh = len(tensors) == len(self._working_of) and all(
             tensor is known and state == known_state
@@ -321,14 +321,15 @@ def resize_by(images: Tensor, scale: float) -> Tensor:
     """
     if scale == 1:
         return images
-    height, width = (math.ceil(side * _fraction(scale)) for side in images.shape[-2:])
-    # interpolate() rounds sizes down. Repeated edge pixels beyond the image are what clamping reads there.
-    beyond = math.ceil(1 / scale)
-    images = functional.pad(images, (0, beyond, 0, beyond), mode="replicate")
-    enlarged = functional.interpolate(
-        images, scale_factor=scale, mode="bilinear", align_corners=False, recompute_scale_factor=False
-    )
-    return enlarged[..., :height, :width]
+    ratio = _fraction(scale)
+    size = (images.shape[-2], images.shape[-1])
+    # interpolate() rounds sizes, and then ignores the scale where the rounded size is the old one. From multiples
+    # of the denominator it has nothing to round. Repeated edge pixels are what clamping reads beyond the image.
+    height, width = padded_size(size, ratio.denominator)
+    images = functional.pad(images, (0, width - size[1], 0, height - size[0]), mode="replicate")
+    scaled = int(height * ratio), int(width * ratio)
+    images = functional.interpolate(images, scaled, mode="bilinear", align_corners=False)
+    return images[..., : math.ceil(size[0] * ratio), : math.ceil(size[1] * ratio)]
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:

@@ -8,6 +8,7 @@ import hashlib
 import importlib.resources
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,7 +145,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> dict[str, Tensor]:
     """Read a state dict with the restricted unpickler, which builds tensors and calls nothing else."""
     try:
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Remarks on odd formats: what follows says it in one line.
+            found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise WeightsError(
             f"{path.name} holds more than tensors or is damaged; it was not opened, since it could run code",
@@ -222,7 +225,7 @@ def initialise(network: nn.Module) -> None:
     """Fill convolutions with seeded Kaiming-normal values (He et al. 2015) and biases with zero.
 
     With them activations keep their size through layers of ReLUs. The values do not depend on the global
-    random state: equal networks get equal bits. Modules of other kinds get what their `reset_parameters` gives.
+    random state: equal networks get equal bits. Modules of other kinds keep to their `reset_parameters`.
     """
     generator = torch.Generator().manual_seed(INITIALISATION_SEED)
     for module in network.modules():

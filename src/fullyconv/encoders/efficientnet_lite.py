@@ -96,12 +96,14 @@ class ConvNorm(nn.Module):
         if self.norm is None:
             return
         norm, self.norm = self.norm, None
-        # In float64, so that the only rounding is the last one.
-        factor = norm.weight.double() / (norm.running_var.double() + NORM_EPSILON).sqrt()
-        bias = norm.bias.double() - norm.running_mean.double() * factor
-        weight = self.conv.weight.double() * factor[:, None, None, None]
-        self.conv.weight = nn.Parameter(weight.to(norm.weight.dtype), requires_grad=False)
-        self.conv.bias = nn.Parameter(bias.to(norm.weight.dtype), requires_grad=False)
+        # In float64, so that the only rounding is the last one; on the processor, since not all devices have it.
+        scale, shift, mean, variance, weight = (
+            tensor.detach().cpu().double()
+            for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var, self.conv.weight)
+        )
+        factor = scale / (variance + NORM_EPSILON).sqrt()
+        self.conv.weight = nn.Parameter((weight * factor[:, None, None, None]).to(norm.weight))
+        self.conv.bias = nn.Parameter((shift - mean * factor).to(norm.weight))
 
 
 class Block(nn.Module):

@@ -13,8 +13,8 @@ __all__ = ["VGG16", "vgg16_fc_layers"]
 # Output channels of each 3 x 3 convolution; a max pooling follows each group.
 CONVOLUTIONS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
-# The two fully connected layers that FCNs keep as convolutions (Long et al. 2015, section 3.1): name here, name
-# in torchvision, shape there, shape here.
+# The two fully connected layers that FCNs keep as convolutions (Long et al. 2015, section 3.1): name here,
+# name in torchvision, shape there, shape here.
 FC_LAYERS = (
     ("fc6", "classifier.0", (4096, 25088), (4096, 512, 7, 7)),
     ("fc7", "classifier.3", (4096, 4096), (4096, 4096, 1, 1)),
@@ -73,8 +73,8 @@ def vgg16_fc_layers(path: str | Path) -> dict[str, Tensor]:
         path: A whole VGG16 in torchvision's key layout.
 
     Returns:
-        Float32: `fc6.weight` 4096 x 512 x 7 x 7, `fc6.bias` 4096, `fc7.weight` 4096 x 4096 x 1 x 1, `fc7.bias`
-        4096.
+        Float32: `fc6.weight` 4096 x 512 x 7 x 7, `fc6.bias` 4096, `fc7.weight` 4096 x 4096 x 1 x 1,
+        `fc7.bias` 4096.
 
     Raises:
         WeightsError: The file is missing, damaged, or has no such layers.

