@@ -43,9 +43,7 @@ def workplace(after_the_demo, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if PYTHON.search(page.read_text("utf-8"))], ids=relative
-)
+@pytest.mark.parametrize("page", [page for page in PAGES if PYTHON.search(page.read_text("utf-8"))], ids=relative)
 def test_the_python_of_a_page_runs(page, workplace):
     text = page.read_text(encoding="utf-8")
     names = {}
@@ -80,9 +78,7 @@ def test_every_block_has_a_language(page):
 
 
 def test_the_changelog_speaks_of_this_version():
-    newest = re.search(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[
-        1
-    ]
+    newest = re.search(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1]
     assert newest == "Unreleased" or newest.split()[0].strip("[]") == fullyconv.__version__
 
 

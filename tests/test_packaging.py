@@ -34,9 +34,7 @@ def imported():
 
 def test_the_package_imports_what_it_declares_and_no_more():
     declared = {name_of(text) for text in PROJECT["project"]["dependencies"]}
-    allowed = (
-        {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in declared} | COME_ALONG | {"fullyconv"}
-    )
+    allowed = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in declared} | COME_ALONG | {"fullyconv"}
     assert set(imported()) - set(sys.stdlib_module_names) <= allowed
 
 

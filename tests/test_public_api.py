@@ -17,8 +17,7 @@ from fullyconv.config import TrainConfig
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "fullyconv").rglob("*.py"))
 MODULES = [
-    ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__")
-    for path in SOURCES
+    ".".join(path.relative_to(ROOT / "src").with_suffix("").parts).removesuffix(".__init__") for path in SOURCES
 ]
 HEAVY = ("torch", "numpy", "matplotlib", "PIL", "safetensors")
 
@@ -99,13 +98,14 @@ def test_an_unknown_name_is_an_attribute_error():
         fullyconv.segment  # noqa: B018
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate"])
-def test_a_verb_stays_a_function_when_its_module_is_imported_first(verb):
+def test_verbs_stay_functions_when_their_modules_are_imported_first():
     python(
-        f"import fullyconv.{verb}\n"
-        f"from fullyconv import {verb}\n"
-        f"from fullyconv.{verb} import {verb} as from_module\n"
-        f"assert {verb} is from_module and callable(fullyconv.{verb})"
+        "import fullyconv.train, fullyconv.evaluate\n"
+        "from fullyconv import evaluate, train\n"
+        "from fullyconv.evaluate import evaluate as evaluate_of_module\n"
+        "from fullyconv.train import train as train_of_module\n"
+        "assert train is train_of_module is fullyconv.train\n"
+        "assert evaluate is evaluate_of_module is fullyconv.evaluate"
     )
 
 
