@@ -52,6 +52,7 @@ _UPRIGHT: Mapping[int, Callable[[_Array], _Array]] = {
     8: lambda a: a.swapaxes(0, 1)[::-1],
 }
 _SIDEWAYS = (5, 6, 7, 8)
+_ORIENTATION_KEYS = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 
 
 def show_path(path: str | Path) -> str:
@@ -239,12 +240,12 @@ def image_size(path: str | Path) -> Size:
 
 def _header_size(image: PillowImage.Image) -> Size:
     width, height = image.size
-    if image.format == "PNG" and "exif" not in image.info and not _metadata_after_pixels(image):
+    if image.format == "PNG" and not _ORIENTATION_KEYS & image.info.keys() and not _chunks_behind_pixels(image):
         return height, width  # asking Pillow for the orientation would decode the pixels
     return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
 
 
-def _metadata_after_pixels(image: PillowImage.Image) -> bool:
+def _chunks_behind_pixels(image: PillowImage.Image) -> bool:
     """Whether a PNG has chunks behind its pixels that may hold an orientation."""
     file = image.fp  # type: ignore[attr-defined]
     place = file.tell()
@@ -292,7 +293,8 @@ def _opened(path: str | Path) -> Iterator[PillowImage.Image]:
     where = show_path(path)
     try:
         if not path.is_file():  # opening a pipe would wait for ever
-            raise DataError(f"{where}: expected an image file, got {'none' if not path.exists() else 'no file'}")
+            what = "no regular file" if path.exists() else "nothing there"
+            raise DataError(f"{where}: expected an image file, got {what}")
         with path.open("rb") as file, PillowImage.open(file, formats=_FORMATS) as image:
             if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a photo and its thumbnails
                 raise DataError(
