@@ -178,9 +178,7 @@ def read_points(
     for spec, maps in zip(specs, features, strict=True):
         ratio = output_stride / spec.stride
         row_cells, row_weights = _two_steps(rows[None], output_stride, cells[0], ratio, maps.shape[-2])
-        column_cells, column_weights = _two_steps(
-            columns[None], output_stride, cells[1], ratio, maps.shape[-1]
-        )
+        column_cells, column_weights = _two_steps(columns[None], output_stride, cells[1], ratio, maps.shape[-1])
         points.append(_read_cells(maps, row_cells, row_weights, column_cells, column_weights)[0])
     return points
 

@@ -29,9 +29,7 @@ def upsample_logits(logits: Logits, output_stride: int, size: Size) -> Logits:
         N x C x height x width.
     """
     if output_stride > 1:
-        logits = functional.interpolate(
-            logits, scale_factor=output_stride, mode="bilinear", align_corners=False
-        )
+        logits = functional.interpolate(logits, scale_factor=output_stride, mode="bilinear", align_corners=False)
     return logits[..., : size[0], : size[1]]
 
 

@@ -12,7 +12,7 @@ from fullyconv.decoders.practical import PracticalDecoder
 from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError
 
-__all__ = ["DECODER_NAMES", "DEFAULT_STRIDES", "build_decoder", "needed_strides"]
+__all__ = ["DECODER_NAMES", "DEFAULT_STRIDES", "build_decoder", "decoder_options", "needed_strides"]
 
 DECODERS: dict[str, Callable[..., Decoder]] = {
     "practical": PracticalDecoder,

@@ -98,9 +98,7 @@ class FCNDecoder(Decoder):
         for step, width in zip(self.strides, channels, strict=True):
             score = nn.Conv2d(width, self.num_classes, 1)
             for parameter in score.parameters():
-                nn.init.zeros_(
-                    parameter
-                )  # The paper's section 4.3; Caffe's default in the released networks.
+                nn.init.zeros_(parameter)  # The paper's section 4.3; Caffe's default in the released networks.
             self.add_module(SCORE_NAMES[step], score)
         for step in self.strides[1:]:
             self.add_module(DOUBLING_NAMES[step], self._upscore(2))
@@ -227,9 +225,7 @@ def berkeley_sizes(length: int) -> BerkeleySizes:
         length: Height or width of the image in pixels, from 1 up.
     """
     image = _Axis(length)
-    axis = image.convolved(
-        3, pad=100
-    )  # conv1_1; every other 3x3 convolution changes neither length nor place
+    axis = image.convolved(3, pad=100)  # conv1_1; every other 3x3 convolution changes neither length nor place
     pools = []
     for _ in range(5):
         axis = axis.convolved(2, stride=2)

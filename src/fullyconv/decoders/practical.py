@@ -8,6 +8,7 @@ With one, ReLU, dropout and a score layer follow the sum.
 
 import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import torch
@@ -118,13 +119,17 @@ class PracticalDecoder(Decoder):
     def forward(self, features: Features, size: Size) -> Logits:
         """Compute logits of images of `size`; see `Decoder.forward`."""
         cells = output_cells(self.specs, self.output_stride, size)
-        projected = [
-            resample(skip(maps), spec.stride, self.output_stride, cells)
-            for spec, skip, maps in zip(self.specs, self.skips, features, strict=True)
-        ]
+        # Summed one by one: two resampled maps exist at a time, not all of them.
+        total = reduce(
+            torch.add,
+            (
+                resample(skip(maps), spec.stride, self.output_stride, cells)
+                for spec, skip, maps in zip(self.specs, self.skips, features, strict=True)
+            ),
+        )
         if not self.hidden:
-            return _sum(projected) + self.bias[:, None, None]
-        logits: Tensor = self.score(self.dropout(functional.relu(_sum(projected))))
+            return total + self.bias[:, None, None]
+        logits: Tensor = self.score(self.dropout(functional.relu(total)))
         return logits
 
     def point_logits(self, points: Points) -> Tensor:
@@ -140,7 +145,7 @@ class PracticalDecoder(Decoder):
         Returns:
             P x num_classes.
         """
-        total = _sum([skip(values) for skip, values in zip(self.skips, points, strict=True)])
+        total = reduce(torch.add, (skip(values) for skip, values in zip(self.skips, points, strict=True)))
         if not self.hidden:
             return total + self.bias
         dropped = self.dropout(functional.relu(total))
@@ -149,14 +154,6 @@ class PracticalDecoder(Decoder):
     def config(self) -> dict[str, Any]:
         """The arguments beside specs and num_classes."""
         return {"hidden": self.hidden, "dropout": self.dropout.p, "output_stride": self.output_stride}
-
-
-def _sum(values: Sequence[Tensor]) -> Tensor:
-    """Add tensors in order, without the zero that `sum` starts from."""
-    total = values[0]
-    for value in values[1:]:
-        total = total + value
-    return total
 
 
 def _halo(stride: float, output_stride: int) -> int:
