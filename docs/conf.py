@@ -29,3 +29,12 @@ napoleon_use_ivar = True
 
 # The names of other projects have no page here, and the build does not use the network.
 nitpick_ignore_regex = [(r"py:.*", r"(?!fullyconv\.).*")]
+
+
+def setup(app):
+    app.connect("autodoc-process-signature", shorten_signature)
+
+
+def shorten_signature(app, what, name, obj, options, signature, return_annotation):
+    """The page has a table of the settings: their types with all bounds make a signature that nobody can read."""
+    return ("(**settings)", None) if name == "fullyconv.config.TrainConfig" else None

@@ -3,11 +3,14 @@
 The tests compare the pages with what this gives. Run it after adding a file, a command or an option.
 """
 
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 from typer.main import get_command
 
 from fullyconv.cli import app
+from fullyconv.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -26,11 +29,10 @@ def pages():
     for path in sorted(SOURCE.iterdir()):
         if (path / "__init__.py").exists():
             families = sorted(file.stem for file in path.glob("[!_]*.py"))
-            found[f"{path.name}.md"] = module_page(
-                path.name, *(f"{path.name}.{family}" for family in families)
-            )
+            found[f"{path.name}.md"] = module_page(path.name, *(f"{path.name}.{family}" for family in families))
         elif path.suffix == ".py" and path.stem not in {"__init__", "__main__", "cli"}:
             found[f"{path.stem}.md"] = module_page(path.stem)
+    found["config.md"] += "\n## Settings of training\n" + settings_table()
     return found
 
 
@@ -42,6 +44,16 @@ def module_page(*names):
         for name in names
     ]
     return "\n".join(sections)
+
+
+def settings_table():
+    """A table of the fields of `TrainConfig`."""
+    hints = get_type_hints(TrainConfig, include_extras=True)
+    rows = [
+        (f"`{field.name}`", get_args(hints[field.name])[1].description, f"`{field.default!r}`")
+        for field in fields(TrainConfig)
+    ]
+    return table(["setting", "meaning", "default"], rows)
 
 
 def command_sections(command, name):
@@ -76,9 +88,7 @@ def option_row(option):
 def table(head, rows):
     """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n" + "".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in lines
-    )
+    return "\n" + "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |\n" for row in lines)
 
 
 if __name__ == "__main__":

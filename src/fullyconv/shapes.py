@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 __all__ = ["Features", "Image", "Images", "Logits", "Mask", "Masks", "Points", "Size"]
 
 Image: TypeAlias = npt.NDArray[np.uint8]
-"""H x W x 3, uint8, RGB, 0..255: an image outside the network."""
+"""An image outside the network, H x W x 3, uint8, RGB, 0..255."""
 
 Mask: TypeAlias = npt.NDArray[np.uint8]
-"""H x W, uint8: class indices 0..C-1, 255 where a pixel is ignored."""
+"""Class indices, H x W, uint8, 0..C-1; 255 where a pixel is ignored."""
 
 Images: TypeAlias = "Tensor"
-"""N x 3 x H x W, uint8 or float, RGB, 0..255: images on the way into an encoder."""
+"""Images on the way into an encoder, N x 3 x H x W, uint8 or float, RGB, 0..255."""
 
 Masks: TypeAlias = "Tensor"
-"""N x H x W, uint8 or int64: class indices, 255 = ignored."""
+"""Class indices, N x H x W, uint8 or int64; 255 = ignored."""
 
 Features: TypeAlias = "list[Tensor]"
 """One N x K x h x w float tensor for each feature spec of an encoder, in the encoder's order."""
 
 Logits: TypeAlias = "Tensor"
-"""N x C x h x w, float: class logits at a decoder's output stride (or at full size, where said)."""
+"""Class logits at a decoder's output stride (or at full size, where said), N x C x h x w, float."""
 
 Points: TypeAlias = "list[Tensor]"
-"""One P x K float tensor for each feature spec: features read bilinearly at P pixels."""
+"""Features read bilinearly at P pixels, one P x K float tensor for each feature spec."""
 
 Size: TypeAlias = tuple[int, int]
 """(height, width) in pixels."""
