@@ -44,7 +44,7 @@ class Skip(nn.Module):
         """Turn N x K x h x w maps into N x projected x h x w, or P x K points into P x projected."""
         norm = self.norm
         # A single value has no variance (torch raises): it is normalised with the running statistics instead.
-        learns = self.training and values.numel() > values.shape[1]
+        learns = norm.training and values.numel() > values.shape[1]
         normalised = functional.batch_norm(
             values,
             norm.running_mean,
@@ -120,7 +120,7 @@ class PracticalDecoder(Decoder):
         """Compute logits of images of `size`; see `Decoder.forward`."""
         cells = output_cells(self.specs, self.output_stride, size)
         # Summed one by one: two resampled maps exist at a time, not all of them.
-        total = reduce(
+        total: Tensor = reduce(
             torch.add,
             (
                 resample(skip(maps), spec.stride, self.output_stride, cells)
@@ -145,7 +145,7 @@ class PracticalDecoder(Decoder):
         Returns:
             P x num_classes.
         """
-        total = reduce(torch.add, (skip(values) for skip, values in zip(self.skips, points, strict=True)))
+        total: Tensor = reduce(torch.add, (skip(values) for skip, values in zip(self.skips, points, strict=True)))
         if not self.hidden:
             return total + self.bias
         dropped = self.dropout(functional.relu(total))
