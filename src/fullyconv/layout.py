@@ -350,14 +350,12 @@ def _fields(line: str) -> list[str]:
 
 
 def _sample_of_line(fields: Sequence[str], path: Path, where: str) -> Sample:
+    hint = "separate the fields by tab or comma where names have blanks"
     if len(fields) not in (2, 3) or not all(fields):
-        raise DataError(
-            f"{where}: expected image, mask and perhaps a split, got {len(fields)} fields",
-            hint="separate them by tab or comma where names have blanks",
-        )
+        raise DataError(f"{where}: expected image, mask and perhaps a split, got {len(fields)} fields", hint=hint)
     split = SPLIT_NAMES.get(fields[2].casefold()) if len(fields) == 3 else None
     if len(fields) == 3 and split is None:
-        raise DataError(f"{where}: expected the split train, val or test, got {show_path(fields[2])!r}")
+        raise DataError(f"{where}: expected the split train, val or test, got {show_path(fields[2])!r}", hint=hint)
     image, mask = (Path(os.path.normpath(path.parent / name)) for name in fields[:2])
     for file in (image, mask):
         if not file.is_file():
