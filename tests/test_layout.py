@@ -115,7 +115,7 @@ def test_an_empty_or_missing_folder_is_refused(tmp_path):
 
 def test_the_images_folder_itself_is_answered_with_the_one_above(tmp_path):
     make(tmp_path, "images/a.png", "masks/a.png")
-    with pytest.raises(DataError, match="images and masks missing, got a.png") as caught:
+    with pytest.raises(DataError, match=r"images and masks missing, got a\.png") as caught:
         find_samples(tmp_path / "images")
     assert "the folder above" in caught.value.hint
 
@@ -197,6 +197,7 @@ def test_hidden_files_are_passed_over_and_others_counted(tmp_path):
     assert suffix_counts(layout.skipped) == ".db: 1, .json: 2, no suffix: 1"
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")
 def test_a_pipe_is_no_image(tmp_path):
     make(tmp_path, "images/a.png", "masks/a.png")
     os.mkfifo(tmp_path / "images" / "b.png")
