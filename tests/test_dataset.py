@@ -1,7 +1,5 @@
 import hashlib
-import os
 import pickle
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -244,13 +242,10 @@ def test_arguments_that_cannot_work_are_refused(tmp_path, options, message):
         Dataset.open(make(tmp_path, [[0, 1]]), **options)
 
 
-@pytest.mark.parametrize("size", [(3, 2), (2, 2)])
-def test_a_mask_of_another_size_is_refused_with_both_sizes(tmp_path, size):
+def test_a_mask_of_another_size_is_refused_with_both_sizes(tmp_path):
     dataset = Dataset.open(make(tmp_path, [[0, 1, 2], [0, 1, 2]]))
-    Image.new("L", (size[0], size[1] + (size == (3, 2)))).save(tmp_path / "images" / "0.png")
-    with pytest.raises(
-        DataError, match=r"masks/0\.png: expected the size of .*images/0\.png, \d x \d .* got 2 x 3"
-    ):
+    Image.new("L", (4, 5)).save(tmp_path / "images" / "0.png")
+    with pytest.raises(DataError, match=r"masks/0\.png: expected the size of .*images/0\.png, 5 x 4 .* got 2 x 3"):
         dataset.read_target(dataset[0])
 
 
@@ -259,7 +254,7 @@ def test_a_turned_image_is_suspected_where_only_the_sides_are_exchanged(tmp_path
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("L", (3, 2)).save(tmp_path / "images" / "0.png", exif=exif)
-    with pytest.raises(DataError, match="3 x 2 .* got 2 x 3") as caught:
+    with pytest.raises(DataError, match=r"3 x 2 .* got 2 x 3") as caught:
         dataset.read_target(dataset[0])
     assert "one of the two is turned" in caught.value.hint
 
@@ -367,15 +362,15 @@ def test_a_mask_suffix_is_said(tmp_path):
 
 def test_the_data_are_never_changed(tmp_path):
     make(tmp_path, [[0, 1]], [[0, 2]], classes=CLASSES)
-    before = {
-        path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in tmp_path.rglob("*")
-    }
-    for path in [*tmp_path.rglob("*"), tmp_path]:
-        os.chmod(path, 0o555)
-    dataset = Dataset.open(tmp_path).with_seeded_split(0.5, 0)
-    targets(dataset)
-    after = {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in tmp_path.rglob("*")}
-    assert after == before
+
+    def state():
+        return {
+            path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in tmp_path.rglob("*")
+        }
+
+    before = state()
+    targets(Dataset.open(tmp_path).with_seeded_split(0.5, 0))
+    assert state() == before
 
 
 @pytest.mark.parametrize(
@@ -391,6 +386,4 @@ def test_real_sets_open_without_configuration(name, ignore, splits, classes):
         pytest.skip("the real data sets are not here")
     dataset = Dataset.open(SHARED / name, ignore=ignore)
     assert (dataset.splits, dataset.class_table.num_classes) == (splits, classes)
-    assert Counter(
-        dataset.read_target(dataset[0]).shape[:2] == dataset.read_image(dataset[0]).shape[:2] for _ in "1"
-    )
+    assert dataset.read_target(dataset[0]).shape == dataset.read_image(dataset[0]).shape[:2]
