@@ -22,6 +22,7 @@ _INK, _QUIET, _GRID = "#1f2328", "#656d76", "#e3e6ea"
 _BLUE, _VERMILLION, _GREEN, _PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"  # Okabe and Ito
 _WORDS = {"loss": "training loss", "mean_iou": "mean IoU"}  # the others: their key with spaces
 _DPI = 150
+_MANY = 12  # classes: with more, shares below one percent are not written
 
 
 def curves(
@@ -46,7 +47,7 @@ def curves(
     """
     if not history:
         raise UsageError("expected at least one epoch to draw curves of, got none")
-    figure = Figure(figsize=(9, 3.4), dpi=_DPI, layout="constrained")
+    figure = _figure(9, 3.4)
     left, right = figure.subplots(1, 2)
     epochs = [int(row["epoch"]) for row in history]
     for axes, title, keys in ((left, "loss", losses), (right, "validation", metrics)):
@@ -54,9 +55,16 @@ def curves(
         drawn = {key: _numbers(history, key) for key in keys}
         drawn = {key: values for key, values in drawn.items() if np.isfinite(values).any()}
         _lines(axes, epochs, drawn)
-    left.set_ylim(bottom=0)
+    left.set_ylim(0, 1.05 * left.get_ylim()[1])
     if metrics:
         _mark_best(right, epochs, _numbers(history, metrics[0]))
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure, sizes in inches."""
+    figure = Figure(figsize=(width, height), dpi=_DPI)
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     return figure
 
 
@@ -79,6 +87,7 @@ def _clean(axes: Axes, title: str) -> None:
 def _lines(axes: Axes, epochs: Sequence[int], values: Mapping[str, npt.NDArray[np.float64]]) -> None:
     """Lines with their names at their ends, moved apart where they would overlap."""
     marker = "o" if len(epochs) == 1 else ""
+    axes.margins(x=0.02, y=0.1)
     ends = {}
     for (key, line), color in zip(values.items(), (_BLUE, _VERMILLION, _GREEN, _PURPLE), strict=False):
         axes.plot(epochs, line, color=color, linewidth=1.8, marker=marker, markersize=5)
@@ -115,6 +124,7 @@ def _mark_best(axes: Axes, epochs: Sequence[int], values: npt.NDArray[np.float64
         fontsize=9,
         color=_BLUE,
         fontweight="bold",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
     )
 
 
@@ -134,32 +144,30 @@ def confusion_figure(counts: npt.ArrayLike, names: Sequence[str]) -> Figure:
     matrix = np.asarray(counts, np.int64)
     number = len(names)
     if matrix.shape != (number, number) or number == 0:
-        raise UsageError(
-            f"expected {number} x {number} counts for {number} names, got an array of {matrix.shape}"
-        )
-    totals = matrix.sum(axis=1, keepdims=True)
-    shares = matrix / np.maximum(totals, 1)
-    cell = float(np.clip(9 / number, 0.3, 0.62))
-    longest = max(len(_short(name)) for name in names)
+        raise UsageError(f"expected {number} x {number} counts for {number} names, got an array of {matrix.shape}")
+    totals = matrix.sum(axis=1)
+    shares = matrix / np.maximum(totals, 1)[:, None]
+    cell = min(0.45 + 1.3 / number, max(9 / number, 0.3))  # inches: 1.1 for 2 classes, 0.3 for 30 and more
+    longest = 0.075 * max(len(_short(name)) for name in names)
     side = cell * number
-    figure = Figure(
-        figsize=(side + 0.075 * longest + 1.3, side + 0.07 * longest + 1.1), dpi=_DPI, layout="constrained"
-    )
+    steep = longest > cell
+    figure = _figure(max(side + longest + 1.4, 3.8), side + (longest if steep else 0.1) + 1.2)
     axes = figure.subplots()
-    colors = np.where(
-        np.eye(number, dtype=bool)[..., None], _mixed(shares, _BLUE), _mixed(shares, _VERMILLION)
-    )
+    colors = _mixed(shares, _VERMILLION)
+    colors[np.eye(number, dtype=bool)] = _mixed(shares.diagonal(), _BLUE)
     axes.imshow(colors, interpolation="nearest")
-    size = 5 + 6 * cell
-    for row in range(number):
-        if totals[row, 0] == 0:
-            axes.fill_between(
-                [-0.5, number - 0.5], row - 0.5, row + 0.5, hatch="///", facecolor="none", edgecolor=_GRID
-            )
-            continue
-        for column in range(number):
-            _write_share(axes, row, column, shares[row, column], size)
-    _label_classes(axes, names, totals[:, 0])
+    for row in np.flatnonzero(totals == 0):
+        axes.fill_between(
+            [-0.5, number - 0.5], row - 0.5, row + 0.5, hatch="///", facecolor="none", edgecolor=_GRID
+        )
+    least = 0.01 if number > _MANY else 0
+    for row, column in zip(*np.nonzero(shares > least), strict=True):
+        dark = colors[row, column] @ (0.299, 0.587, 0.114) < 0.6
+        color = "white" if dark else _INK if shares[row, column] >= 0.01 else _QUIET
+        size = min(5 + 6 * cell, 9)
+        text = _percent(shares[row, column])
+        axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
+    _label_classes(axes, names, totals, steep)
     return figure
 
 
@@ -169,22 +177,17 @@ def _mixed(shares: npt.NDArray[np.float64], color: str) -> npt.NDArray[np.float6
     return 1 - np.sqrt(shares)[..., None] * (1 - rgb)
 
 
-def _write_share(axes: Axes, row: int, column: int, share: float, size: float) -> None:
-    if share == 0:
-        return
-    percent = 100 * share
-    text = (
-        "<1" if percent < 1 else ">99" if 99 < percent < 99.5 or 99.5 <= percent < 100 else f"{percent:.0f}"
-    )
-    color = "white" if share > 0.3 else _QUIET if percent < 1 else _INK
-    axes.text(column, row, text, ha="center", va="center", fontsize=size, color=color)
+def _percent(share: float) -> str:
+    """A share above 0 in whole percent; never 0 for a little, nor 100 for not quite all."""
+    if share < 0.01:
+        return "<1"
+    return ">99" if 0.99 < share < 1 else f"{100 * share:.0f}"
 
 
-def _label_classes(axes: Axes, names: Sequence[str], totals: npt.NDArray[np.int64]) -> None:
+def _label_classes(axes: Axes, names: Sequence[str], totals: npt.NDArray[np.int64], steep: bool) -> None:
     number = len(names)
     labels = [_short(name) for name in names]
     absent = [label if total else f"{label} (absent)" for label, total in zip(labels, totals, strict=True)]
-    steep = number > 3 or max(len(label) for label in labels) > 8
     axes.set_xticks(range(number), labels, rotation=90 if steep else 0, parse_math=False)
     axes.set_yticks(range(number), absent, parse_math=False)
     axes.set_xticks(np.arange(number + 1) - 0.5, minor=True)

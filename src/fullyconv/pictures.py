@@ -4,7 +4,6 @@ Pictures are H x W x 3 uint8 RGB arrays, dark text on white. The colours of clas
 everything else is ink, grey and white. Charts of numbers are in `charts`.
 """
 
-import io
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -43,7 +42,9 @@ _PAPER = (255, 255, 255)
 _HATCH = ((222, 222, 222), (190, 190, 190))  # of ignored pixels: light and dark stripes
 _STRIPE = 3  # width of a stripe along the rows, in pixels
 _NEARLY_BLACK = 64  # a class whose colour stays below this in all parts is not tinted in overlays
+_STRIP = 512  # rows that are blended at a time
 _PANEL_WIDTH = 1600  # what a panel aims at, in pixels
+_GAP = 12  # between cells, in pixels
 _CELL = (96, 320)  # smallest and largest side of the box that an image is fitted into
 _MAPS_UP_TO = 4  # classes: with more, one binary map a class makes a panel too wide
 
@@ -99,22 +100,26 @@ def overlay(image: Image, mask: Mask, table: ClassTable, *, alpha: float = 0.5, 
     colors[: table.num_classes] = table.colors
     opacity = np.zeros(256, np.float32)
     opacity[: table.num_classes] = np.where(table.colors.max(axis=1) < _NEARLY_BLACK, 0, alpha)
-    share = opacity[mask]
-    if border:
-        share[_borders(mask, border)] = 1
-    picture = image + (colors[mask] - image) * share[..., None]
-    return (picture + 0.5).astype(np.uint8)
+    picture = np.empty_like(image)
+    for top in range(0, mask.shape[0], _STRIP):  # a whole image of floats could be too much
+        rows, above = slice(top, top + _STRIP), max(top - border, 0)
+        share = opacity[mask[rows]]
+        if border:
+            edges = _borders(mask[above : top + _STRIP + border], border)
+            share[edges[top - above :][: len(share)]] = 1
+        blend = image[rows] + (colors[mask[rows]] - image[rows]) * share[..., None]
+        picture[rows] = blend + 0.5
+    return picture
 
 
 def _borders(mask: Mask, width: int) -> npt.NDArray[np.bool_]:
-    """Where a neighbour within a width is of a class with a lower index. Ignored pixels have no borders."""
-    height, columns = mask.shape
-    rank = np.where(mask == IGNORE_INDEX, 0, mask.astype(np.int16) + 1)
-    lowest = np.pad(np.where(rank == 0, 300, rank), width, mode="edge")
-    for axis, size in ((0, height), (1, columns)):
-        views = [np.take(lowest, range(i, i + size), axis=axis) for i in range(2 * width + 1)]
-        lowest = np.minimum.reduce(views)
-    return lowest < rank
+    """Where a pixel within a width, diagonals too, is of a class with a lower index; 255 is highest."""
+    lowest = np.pad(mask, width, mode="edge")
+    for _ in range(width):
+        lowest = np.minimum(np.minimum(lowest[:-2], lowest[1:-1]), lowest[2:])
+        lowest = np.minimum(np.minimum(lowest[:, :-2], lowest[:, 1:-1]), lowest[:, 2:])
+    borders: npt.NDArray[np.bool_] = (lowest < mask) & (mask != IGNORE_INDEX)
+    return borders
 
 
 def with_legend(picture: Image, table: ClassTable, present: Iterable[int] | None = None) -> Image:
@@ -140,7 +145,7 @@ def with_legend(picture: Image, table: ClassTable, present: Iterable[int] | None
 
 def _legend(indices: Sequence[int], table: ClassTable, width: int, size: int) -> Image:
     """A strip with swatches and names, `width` pixels wide."""
-    font, gap, line = _font(size), round(0.5 * size), round(1.7 * size)
+    font, gap, line = _font(size), max(round(0.5 * size), _GAP), round(1.7 * size)
     names = [table.names[i] if i < table.num_classes else IGNORED_NAME for i in indices]
     texts = [_shortened(name, font, width - 2 * gap - round(1.5 * size)) for name in names]
     places, x, y = [], gap, gap
@@ -194,13 +199,8 @@ def validation_panel(rows: Sequence[_Row], table: ClassTable) -> Image:
         ]
         shown += [(table.names[i], _fitted(_binary(prediction == i), zoom)) for i in range(maps)]
         cells.append([(title if number == 0 else "", picture) for title, picture in shown])
-    present = sorted(
-        {
-            int(index)
-            for _, target, prediction in rows
-            for index in {*np.unique(target), *np.unique(prediction)}
-        }
-    )
+    counts = sum(np.bincount(mask.ravel(), minlength=256) for row in rows for mask in row[1:])
+    present = np.flatnonzero(counts).tolist()
     sheet = _sheet(cells)
     return _stacked([sheet, _legend(present, table, sheet.shape[1], 14)])
 
@@ -256,14 +256,11 @@ def save_picture(picture: Image | PillowImage.Image | Figure, path: str | Path) 
         UsageError: The file cannot be written.
     """
     if isinstance(picture, Figure):
-        buffer = io.BytesIO()
-        FigureCanvasAgg(picture)
+        canvas = FigureCanvasAgg(picture)
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Glyph", UserWarning
-            )  # a class name in a script it does not have
-            picture.savefig(buffer, format="png")
-        picture = PillowImage.open(buffer)
+            warnings.filterwarnings("ignore", "Glyph", UserWarning)  # a class name in a script it does not have
+            canvas.draw()  # type: ignore[no-untyped-call]
+        picture = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
     if isinstance(picture, PillowImage.Image):
         picture = np.asarray(picture.convert("RGB"))
     write_image(path, picture, overwrite=True)
@@ -274,7 +271,7 @@ def save_picture(picture: Image | PillowImage.Image | Figure, path: str | Path) 
 
 def _box(columns: int) -> int:
     """The side of the square that each image of a row is fitted into."""
-    return int(np.clip(_PANEL_WIDTH // columns - 12, *_CELL))
+    return int(np.clip(_PANEL_WIDTH // columns - _GAP, *_CELL))
 
 
 def _zoom(size: tuple[int, ...], box: int) -> float:
@@ -295,24 +292,23 @@ def _binary(where: npt.NDArray[np.bool_]) -> Image:
 
 
 def _sheet(cells: Sequence[Sequence[_Cell]]) -> Image:
-    """Pictures in equal cells, each with a thin frame and, where it has one, a title above."""
-    gap, size = 12, 14
-    font = _font(size)
-    height = max(picture.shape[0] for row in cells for _, picture in row)
+    """Pictures in rows and columns, each with a thin frame and, where it has one, a title above."""
+    size, font = 14, _font(14)
     width = max(_CELL[0], *(picture.shape[1] for row in cells for _, picture in row))
-    head = [round(1.7 * size) if any(title for title, _ in row) else 0 for row in cells]
-    total = gap + sum(above + height + gap for above in head), gap + len(cells[0]) * (width + gap)
-    canvas = PillowImage.new("RGB", total[::-1], _PAPER)
+    heads = [round(1.7 * size) if any(title for title, _ in row) else 0 for row in cells]
+    heights = [max(picture.shape[0] for _, picture in row) for row in cells]
+    total = _GAP + len(cells[0]) * (width + _GAP), _GAP + sum(heads) + sum(heights) + _GAP * len(cells)
+    canvas = PillowImage.new("RGB", total, _PAPER)
     pen = ImageDraw.Draw(canvas)
-    y = gap
-    for row, above in zip(cells, head, strict=True):
+    top = _GAP
+    for row, head, height in zip(cells, heads, heights, strict=True):
         for column, (title, picture) in enumerate(row):
-            left = gap + column * (width + gap)
-            pen.text((left, y), _shortened(title, font, width), _INK, font)
-            x, top = left + (width - picture.shape[1]) // 2, y + above + (height - picture.shape[0]) // 2
-            pen.rectangle((x - 1, top - 1, x + picture.shape[1], top + picture.shape[0]), outline=_LINE)
-            canvas.paste(PillowImage.fromarray(picture), (x, top))
-        y += above + height + gap
+            left = _GAP + column * (width + _GAP)
+            pen.text((left, top), _shortened(title, font, width), _INK, font)
+            x, y = left + (width - picture.shape[1]) // 2, top + head + (height - picture.shape[0]) // 2
+            pen.rectangle((x - 1, y - 1, x + picture.shape[1], y + picture.shape[0]), outline=_LINE)
+            canvas.paste(PillowImage.fromarray(picture), (x, y))
+        top += head + height + _GAP
     return np.asarray(canvas)
 
 

@@ -190,7 +190,8 @@ def _rolled(rng: np.random.Generator, scene: Scene) -> Field:
     waves = noise(rng, scene.shape, 60 * scene.unit, 13 * scene.unit, scene.grain)
     grain = noise(rng, scene.shape, 1.7)
     scene.height += 0.22 * streaks + 0.5 * waves + 0.22 * grain
-    return 0.025 * streaks + 0.035 * waves + 0.02 * grain
+    tone: Field = 0.025 * streaks + 0.035 * waves + 0.02 * grain
+    return tone
 
 
 def _cast(rng: np.random.Generator, scene: Scene) -> Field:
@@ -198,7 +199,8 @@ def _cast(rng: np.random.Generator, scene: Scene) -> Field:
     skin = noise(rng, scene.shape, 3.7 * scene.unit)
     sand = noise(rng, scene.shape, 1.6 * scene.unit)
     scene.height += 1.7 * lumps + 0.9 * skin + 0.35 * sand
-    return 0.03 * lumps + 0.03 * skin + 0.03 * sand
+    tone: Field = 0.03 * (lumps + skin + sand)
+    return tone
 
 
 def _blasted(rng: np.random.Generator, scene: Scene) -> Field:
@@ -317,9 +319,7 @@ def _printed_code(rng: np.random.Generator, scene: Scene) -> None:
     cells = []
     for place, sign in enumerate(rng.integers(len(_FONT), size=rng.integers(3, 7))):
         rows = list(_FONT.values())[sign].split()
-        cells += [
-            (place * 6.5 + c, r) for r, row in enumerate(rows) for c, bit in enumerate(row) if bit == "1"
-        ]
+        cells += [(place * 6.5 + c, r) for r, row in enumerate(rows) for c, bit in enumerate(row) if bit == "1"]
     angle = scene.grain + rng.normal(0, 0.03)
     turn = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     centers = (np.array(cells) * pitch + rng.normal(0, 0.08 * pitch, (len(cells), 2))) @ turn

@@ -46,9 +46,7 @@ def _draw_scratch(rng: np.random.Generator, scene: Scene) -> None:
     """One long scratch, at times with shorter companions beside it."""
     count = 96
     length = rng.uniform(0.3, 1.2) * min(scene.shape)
-    bend = rng.normal(0, 0.008) + 0.01 * np.interp(
-        np.arange(count), np.arange(0, 101, 20), rng.normal(0, 1, 6)
-    )
+    bend = rng.normal(0, 0.008) + 0.01 * np.interp(np.arange(count), np.arange(0, 101, 20), rng.normal(0, 1, 6))
     heading = rng.uniform(0, 2 * math.pi) + np.cumsum(bend + rng.normal(0, 0.012, count))
     path = np.cumsum(np.stack([np.cos(heading), np.sin(heading)], axis=1), axis=0) * length / count
     path += scene.place(rng, 0.15) - path[count // 2]
@@ -64,9 +62,7 @@ def _draw_scratch(rng: np.random.Generator, scene: Scene) -> None:
         _cut(rng, scene, path[part] + offset * aside[part], aside[part], narrow, bright)
 
 
-def _cut(
-    rng: np.random.Generator, scene: Scene, path: Points, aside: Points, width: float, bright: bool
-) -> None:
+def _cut(rng: np.random.Generator, scene: Scene, path: Points, aside: Points, width: float, bright: bool) -> None:
     """Cuts a groove with ragged edges, thrown-up burrs and gaps where the tool jumped."""
     count = len(path)
     at = np.arange(count)
@@ -240,9 +236,7 @@ def draw_sample(size: Size, seed: int | tuple[int, ...]) -> tuple[Image, Mask]:
         UsageError: A side is too small or a seed negative.
     """
     if min(size) < MIN_SIDE:
-        raise UsageError(
-            f"expected images of at least {MIN_SIDE} x {MIN_SIDE} pixels, got {size[0]} x {size[1]}"
-        )
+        raise UsageError(f"expected images of at least {MIN_SIDE} x {MIN_SIDE} pixels, got {size[0]} x {size[1]}")
     numbers = (seed,) if isinstance(seed, int) else seed
     if min(numbers) < 0:
         raise UsageError(f"expected a seed from 0 up, got {min(numbers)}")
