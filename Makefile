@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --quiet -c constraints.txt
+PIP := @$(BIN)/python -m pip install -qq -c constraints.txt
 BENCHMARKS := $(sort $(wildcard benchmarks/*.py))
 
 .PHONY: demo test check bench docs clean
@@ -30,11 +30,13 @@ clean:
 
 # The package alone is enough for the demo.
 .venv/.core: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv; the first time takes a few minutes."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) --upgrade "pip>=25.1"
 	$(PIP) -e .
 	@touch $@
 
 .venv/.dev: .venv/.core
+	@echo "Installing what tests, checks and documentation need."
 	$(PIP) -e . --group dev
 	@touch $@
