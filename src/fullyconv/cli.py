@@ -6,6 +6,7 @@ are made from `TrainConfig`. Everything for people goes to standard error; stand
 
 import inspect
 import json
+import os
 import signal
 import sys
 import typing
@@ -43,6 +44,10 @@ Precision = Annotated[str, typer.Option(help="Of the encoder: auto, float32 or b
 
 def main() -> None:
     """Run the command line; the exit code is 0, 1 (failure), 2 (usage or data), 130 or 143."""
+    # Threads that wait for each other by spinning take the processor from the one they wait for as soon as another
+    # program runs. Sleeping costs nothing on an idle machine. It has to be said before torch loads OpenMP.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
     signal.signal(signal.SIGTERM, _terminated)
     try:
         app(standalone_mode=False)
@@ -227,10 +232,11 @@ def evaluate(
     precision: Precision = "auto",
 ) -> None:
     """Measure a model on a data set: the four metrics, and each class."""
+    from fullyconv.charts import confusion_figure
     from fullyconv.dataset import Dataset
     from fullyconv.evaluate import choose_split
     from fullyconv.evaluate import evaluate as run_evaluation
-    from fullyconv.pictures import confusion_figure, save_picture
+    from fullyconv.pictures import save_picture
     from fullyconv.predict import Predictor
     from fullyconv.progress import Console
 
@@ -276,7 +282,8 @@ def predict(
 @app.command()
 def info(model: Model, as_json: Json = False) -> None:
     """Describe a model file."""
-    from fullyconv.model_file import describe, read_description
+    from fullyconv.model import describe
+    from fullyconv.model_file import read_description
 
     description = read_description(model)
     if as_json:

@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from fullyconv.charts import confusion_figure
 from fullyconv.config import recipe
 from fullyconv.dataset import Dataset
 from fullyconv.errors import UsageError
 from fullyconv.evaluate import evaluate
-from fullyconv.pictures import confusion_figure, save_picture
+from fullyconv.pictures import save_picture
 from fullyconv.predict import Predictor, find_images, predict_files
 from fullyconv.progress import Progress
 from fullyconv.synthetic import write_dataset

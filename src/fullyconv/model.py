@@ -13,7 +13,7 @@ from fullyconv.encoders import bare_network, build_network
 from fullyconv.shapes import Features, Images, Logits, Size
 from fullyconv.upsample import upsample_logits
 
-__all__ = ["FCN"]
+__all__ = ["FCN", "describe"]
 
 
 class FCN(nn.Module):
@@ -126,3 +126,31 @@ class FCN(nn.Module):
         """Compute logits at the decoder's output stride for images of (height, width) `size`."""
         logits: Tensor = self.decoder(features, size)
         return logits
+
+
+def describe(description: Mapping[str, Any]) -> str:
+    """Put a model's description into a few lines for people."""
+    encoder, decoder, table = description["encoder"], description["decoder"], description["class_table"]
+    training = description["training"]
+    settings = ", ".join(f"{name} {value}" for name, value in decoder.items() if name != "name")
+    scales = ", ".join(f"{scale:g}" for scale in encoder["scales"])
+    fields = ", ".join(
+        f"{field} px at stride {stride}"
+        for field, stride in zip(encoder["receptive_fields"], encoder["strides"], strict=True)
+    )
+    classes = ", ".join(f"{entry['name']} ({entry['value']})" for entry in table["classes"])
+    lines = [
+        f"classes          {classes}",
+        f"ignored values   {', '.join(map(str, table['ignored'])) or 'none'} (and 255)",
+        f"encoder (fixed)  {encoder['name']}, weights: {encoder['weights_source']} ({encoder['weights_licence']})",
+        f"features         image scales {scales}; receptive fields: {fields}",
+        f"decoder          {decoder['name']}: {settings}",
+        f"output stride    {description['output_stride']}; images are padded to multiples of {description['stride_grid']}",
+    ]
+    if training:
+        lines.append(
+            f"trained on       {training['train_images']} images, epoch {training['epoch']}, val mean IoU "
+            f"{training['val_mean_iou']:.4f} on {training['val_images']} images, {training['precision']}"
+        )
+    lines.append(f"digest           {description['digest']}")
+    return "\n".join(lines)

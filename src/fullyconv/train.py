@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fullyconv.batches import MapBatch, MapBatches, PointBatch, PointBatches
+from fullyconv.charts import curves
 from fullyconv.check import DataSummary, check_dataset
 from fullyconv.checkpoint import RunLock, load_newest, save_checkpoint
 from fullyconv.config import TrainConfig
@@ -23,7 +24,7 @@ from fullyconv.losses import balanced_weights, map_cross_entropy, pixel_cross_en
 from fullyconv.metrics import ConfusionMatrix, Report
 from fullyconv.model import FCN
 from fullyconv.model_file import load_model, save_model
-from fullyconv.pictures import curves, save_picture, validation_panel
+from fullyconv.pictures import save_picture, validation_panel
 from fullyconv.progress import Progress, Silent, duration
 from fullyconv.run_folder import RunFolder
 from fullyconv.transforms import PLAIN, make_views
