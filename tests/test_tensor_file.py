@@ -91,6 +91,34 @@ def test_equal_content_gives_equal_bytes(tmp_path):
     assert one.read_bytes() == two.read_bytes()
 
 
+def test_the_file_is_the_one_that_the_library_writes(tmp_path):
+    path = write(tmp_path / "file")
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in TENSORS.items())
+    assert path.read_bytes() == safetensors.torch.save(TENSORS, metadata)
+
+
+@pytest.mark.parametrize("dtype", tensor_file._DTYPES)
+def test_every_dtype_comes_back(tmp_path, dtype):
+    tensors = {"odd": torch.tensor([1], dtype=torch.uint8), "values": torch.tensor([0, 1, 1]).to(dtype)}
+    found = read(write(tmp_path / "file", tensors=tensors))[1]["values"]
+    assert found.dtype == dtype
+    assert torch.equal(found, tensors["values"])
+
+
+def test_a_dtype_that_the_format_has_not_is_refused(tmp_path):
+    with pytest.raises(ModelFileError, match=r"cannot hold wave: it is torch\.complex64"):
+        write(tmp_path / "file", tensors={"wave": torch.zeros(1, dtype=torch.complex64)})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_others_may_read_the_file_as_any_other(tmp_path):
+    (tmp_path / "any").touch()
+    assert write(tmp_path / "file").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_tensors_may_share_memory_and_lie_in_any_order(tmp_path):
     image = torch.arange(24.0).reshape(1, 2, 3, 4)
     given = {"a": image, "b": image, "c": image.to(memory_format=torch.channels_last), "d": image[..., 1:3]}
@@ -304,11 +332,10 @@ def test_an_existing_file_is_kept_where_asked(tmp_path):
 def test_a_full_disk_is_one_line_with_the_room_and_keeps_the_old_file(tmp_path, monkeypatch):
     path = write(tmp_path / "file", {"name": "old"})
 
-    def fill_up(tensors, filename, metadata):
-        filename.write_bytes(b"half")
+    def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(safetensors.torch, "save_file", fill_up)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(
         ModelFileError, match=r"cannot be written: No space left on device \(it takes 0.0 MB, .* free"
     ):

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fullyconv.errors import FullyConvError, ModelFileError
+from fullyconv.class_table import ClassTable
+from fullyconv.errors import DataError, FullyConvError, ModelFileError
 from fullyconv.images import show_path
 from fullyconv.model import FCN
 from fullyconv.tensor_file import canonical_json, read_tensor_file, write_tensor_file
@@ -27,7 +28,7 @@ _KIND = "fullyconv"
 _MAX_LIST = 64
 """Entries of a list in the description, such as scales: each makes layers before any shape is compared."""
 
-_PARTS: dict[str, type] = {
+_PARTS: dict[str, Any] = {
     "encoder": dict,
     "decoder": dict,
     "class_table": dict,
@@ -36,12 +37,12 @@ _PARTS: dict[str, type] = {
     "output_stride": int,
     "training": dict,
 }
-_ENCODER: dict[str, type] = {
+_ENCODER: dict[str, Any] = {
     "name": str,
-    "strides": list,
-    "scales": list,
+    "strides": list[int],
+    "scales": list[float],
     "input_convention": dict,
-    "receptive_fields": list,
+    "receptive_fields": list[int],
     "weights_source": str,
     "weights_licence": str,
     "digest": str,
@@ -134,29 +135,36 @@ def _fill(model: FCN, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read a file whose description has the right form; whether it fits the tensors is not known yet."""
     description, tensors = read_tensor_file(path, _KIND, FORMAT_VERSION)
     where = show_path(path)
     _check_form(description, {**_PARTS, "format_version": int, "digest": str}, where)
-    _check_form(description["encoder"], _ENCODER, f"{where}: encoder")
-    if type(description["decoder"].get("name")) is not str:
-        raise ModelFileError(
-            f"{where}: decoder: expected a name, got {_shown(description['decoder'].get('name'))}"
-        )
-    for part in ("encoder", "decoder"):
-        for name, value in description[part].items():
-            if isinstance(value, list) and len(value) > _MAX_LIST:
-                raise ModelFileError(f"{where}: {part}: expected at most {_MAX_LIST} {name}, got {len(value)}")
+    encoder, decoder = description["encoder"], description["decoder"]
+    _check_form(encoder, _ENCODER, f"{where}: encoder")
+    _check_form({"name": decoder.get("name")}, {"name": str}, f"{where}: decoder")
+    for name, value in [*encoder.items(), *decoder.items()]:
+        if isinstance(value, list) and len(value) > _MAX_LIST:
+            raise ModelFileError(f"{where}: expected at most {_MAX_LIST} {_shown(name)}, got {len(value)}")
+    try:
+        ClassTable.from_json(description["class_table"])
+    except DataError as error:
+        raise ModelFileError(f"{where}: {_shown(error.message)}") from None
     return description, tensors
 
 
-def _check_form(values: Mapping[str, Any], form: Mapping[str, type], where: str) -> None:
-    """Check that a JSON object has exactly the keys of a form, with values of its types."""
+def _check_form(values: Mapping[str, Any], form: Mapping[str, Any], where: str) -> None:
+    """Check that a JSON object has exactly the entries of a form, with values of its types."""
     if set(values) != set(form):
         missing, unknown = sorted(set(form) - set(values)), sorted(set(values) - set(form))
-        raise ModelFileError(f"{where}: expected other entries (missing: {missing}, unknown: {unknown})"[:300])
+        raise ModelFileError(f"{where}: entries missing: {_shown(missing)}, unknown: {_shown(unknown)}")
     for name, kind in form.items():
-        if type(values[name]) is not kind:
-            raise ModelFileError(f"{where}: expected {name} to be {kind.__name__}, got {_shown(values[name])}")
+        value = values[name]
+        if kind in (list[int], list[float]):
+            fits = type(value) is list and all(type(item) is kind.__args__[0] for item in value)
+        else:
+            fits = type(value) is kind  # A bool is an int, but not here.
+        if not fits:
+            raise ModelFileError(f"{where}: expected {name} to be {_words(kind)}, got {_shown(value)}")
 
 
 def _compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
@@ -194,6 +202,11 @@ def _described(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {' x '.join(map(str, tensor.shape)) or 'scalar'}"
 
 
+def _words(kind: Any) -> str:
+    return str(kind) if kind in (list[int], list[float]) else str(kind.__name__)
+
+
 def _shown(value: Any) -> str:
     """A value of unknown origin on one short line."""
-    return ascii(value)[:80]
+    text = value if isinstance(value, str) and value.isprintable() else ascii(value)
+    return text if len(text) <= 200 else text[:200] + "..."

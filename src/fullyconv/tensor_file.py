@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -29,6 +30,19 @@ _MAX_HEADER = 16 << 20
 
 _UNREADABLE = (SafetensorError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError, AttributeError)
 """What parsers raise at damaged or hostile headers (RecursionError is a RuntimeError)."""
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 _OTHER_FORMATS = {
     b"PK": "a zip file, such as torch.save writes",
@@ -76,29 +90,46 @@ def write_tensor_file(
             there then.
         UsageError: There is a file already and `overwrite` is False.
     """
-    content = _separate(tensors)
+    content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     sealed = {**document, "format_version": version}
     sealed["digest"] = tensors_digest(content, canonical_json(sealed))
     metadata = {kind: canonical_json(sealed)}
     try:
         with atomic_path(path, overwrite=overwrite) as temporary:
-            safetensors.torch.save_file(content, temporary, metadata)
-    except (OSError, SafetensorError) as error:
+            _write(temporary, metadata, content)
+    except OSError as error:
         raise ModelFileError(
             f"{show_path(path)} cannot be written: {_reason(error)}", hint=_room(Path(path).parent, content)
         ) from error
 
 
-def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give tensors as the library wants them: on the CPU, contiguous, no memory shared."""
-    content: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        address = tensor.untyped_storage().data_ptr()
-        content[name] = tensor.clone() if address in seen else tensor
-        seen.add(address)
-    return content
+def _write(path: Path, metadata: Mapping[str, str], content: Mapping[str, Tensor]) -> None:
+    """Write the safetensors format: the length of the header, the header, the tensors one after the other.
+
+    The library's own `save_file` writes to a temporary file of its own, which a killed process leaves behind and
+    which nobody else may read, and `save` holds two more copies of all tensors.
+    """
+    header: dict[str, Any] = {"__metadata__": metadata}
+    # Wide numbers first, then by name, as the library does: everything is aligned without gaps.
+    ordered = sorted(content.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    position = 0
+    for name, tensor in ordered:
+        end = position + tensor.nbytes
+        if tensor.dtype not in _DTYPES:
+            raise ModelFileError(f"a safetensors file cannot hold {name}: it is {tensor.dtype}")
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [position, end],
+        }
+        position = end
+    encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("xb") as file:
+        file.write(len(encoded).to_bytes(8, "little"))
+        file.write(encoded)
+        for _, tensor in ordered:
+            file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def _room(folder: Path, content: Mapping[str, Tensor]) -> str | None:
