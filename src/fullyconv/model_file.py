@@ -176,7 +176,7 @@ def _compare(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where:
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             raise ModelFileError(f"{where} {word} tensor {show_path(min(names))}{more}")
-    for name, tensor in found.items():
+    for name, tensor in sorted(found.items()):
         wanted = expected[name]
         if (tensor.shape, tensor.dtype) != (wanted.shape, wanted.dtype):
             raise ModelFileError(f"{where}: expected {name} to be {_described(wanted)}, got {_described(tensor)}")
