@@ -299,6 +299,14 @@ def test_pretrained_vgg16_says_what_to_do():
     )
 
 
+def test_files_of_vgg16_are_known_by_the_names_that_torchvision_gives_them():
+    weights = import_torchvision().models.VGG16_Weights
+    assert vgg.VGG16.usual_file.endswith(weights.IMAGENET1K_V1.url.rpartition("/")[2])
+    misfit = weights.IMAGENET1K_FEATURES
+    assert [start for start, _ in vgg.VGG16.misfits] == [misfit.url[-len("88682ab5.pth") : -len(".pth")]]
+    assert [round(255 * mean) for mean in misfit.transforms().mean] == [123, 117, 104]
+
+
 def save_whole_vgg16(path, **changed):
     """A file of all tensors of torchvision's VGG16; constant ones, so that it is small."""
     shapes = {name: tuple(tensor.shape) for name, tensor in bare_network("vgg16").state_dict().items()}

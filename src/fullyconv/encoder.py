@@ -348,7 +348,7 @@ def tensors_digest(tensors: dict[str, Tensor], header: str = "") -> str:
     """SHA-256 over a header and named tensors (name, dtype, shape, bytes), independent of their order."""
     sha = hashlib.sha256(header.encode())
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name].detach().cpu()
         sha.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
