@@ -4,6 +4,7 @@ Both draw everything from (seed, epoch), so an epoch is the same whether the run
 """
 
 import itertools
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -63,6 +64,9 @@ class MapBatch:
 class PointBatches:
     """The point cache: features of drawn pixels of every image and view, shuffled across images.
 
+    The pixels are drawn once and the same in every epoch. An image with fewer labelled pixels than `count` gives
+    all of them, and so weighs less than the others.
+
     Args:
         reader: Gives points of the samples of `dataset`.
         dataset: The training split.
@@ -86,20 +90,22 @@ class PointBatches:
         seed: int,
         progress: Progress,
     ) -> None:
-        channels = sum(spec.channels for spec in reader.encoder.specs)
-        affordable = max(1, MEMORY // (2 * channels * len(dataset) * len(views)))
+        affordable = max(1, MEMORY // (reader.point_bytes(1) * len(dataset) * len(views)))
         if affordable < count:
-            progress.say(
-                f"points: {affordable} pixels an image and view instead of {count}, to stay below 2 GB"
-            )
-        parts: list[tuple[Points, Tensor]] = []
+            progress.say(f"points: {affordable} pixels an image and view instead of {count}, to stay below 2 GB")
+        parts: list[list[Tensor]] = [[] for _ in reader.encoder.specs]
+        targets: list[Tensor] = []
         with progress.track("reading features", len(dataset) * len(views)) as step:
             items = [(sample, view) for sample in dataset for view in views]
-            for part in reader.all_points(items, output_stride, min(count, affordable), seed):
-                parts.append(part)
+            for points, classes in reader.all_points(items, output_stride, min(count, affordable), seed):
+                for part, values in zip(parts, points, strict=True):
+                    part.append(values)
+                targets.append(classes)
                 step()
-        self.points = [torch.cat(maps) for maps in zip(*(points for points, _ in parts), strict=True)]
-        self.targets = torch.cat([targets for _, targets in parts])
+        self.points: Points = []
+        while parts:  # Each list goes when it is joined: not everything is there twice.
+            self.points.append(torch.cat(parts.pop(0)))
+        self.targets = torch.cat(targets)
         self.size = size
         self.seed = seed
         self.device = reader.device
@@ -121,13 +127,18 @@ class PointBatches:
 class MapBatches:
     """Aligned random crops of the feature maps of every image and view.
 
+    Images smaller than the crop are continued by the edge values of their feature maps, which is what
+    interpolation reads beyond an edge. A decoder with zero padding (learned upsampling, the lecture's) sees these
+    values where it sees zeros in the whole image.
+
     Args:
         reader: Gives maps and targets of the samples of `dataset`.
         dataset: The training split.
         views: The views of each sample.
         decoder: Whose logits are trained: its halo decides which pixels near a cut edge count.
         sizes: (height, width) of the samples' images, in order.
-        crop: Side of the crops in pixels; 0 takes the smallest image's.
+        crop: Side of the crops in pixels; 0 takes the smallest image's. Rounded up to the crop grid, at least four
+            halos and 128 pixels, at most the largest image.
         count: Pixels drawn from a crop; 0 for all.
         batch: Crops in a step.
         seed: Decides crops, pixels and order.
@@ -153,9 +164,12 @@ class MapBatches:
         self.seed = seed
         self.device = reader.device
         self.grid = reader.encoder.crop_grid
-        self.halo = decoder.halo_cells * reader.encoder.stride_grid
+        self.halo = math.ceil(decoder.halo_cells * max(spec.stride for spec in decoder.specs))
+        self.output_stride = decoder.output_stride
         self.crop = self._crop_size(sizes, crop)
         self.skipped = 0
+        specs = reader.encoder.specs
+        self._ends_agree = all(spec.scale == 1 and spec.stride >= self.output_stride for spec in specs)
         self._held: dict[tuple[Sample, View], tuple[Features, Tensor]] = {}
         self._held_bytes = 0
 
@@ -188,11 +202,8 @@ class MapBatches:
         top, bottom = self._window(target.shape[0], self.crop[0], draw)
         left, right = self._window(target.shape[1], self.crop[1], draw)
         targets = torch.full(self.crop, IGNORE_INDEX, dtype=torch.uint8)
-        inner = (
-            _beyond_halo(top, bottom, target.shape[0], self.halo),
-            _beyond_halo(left, right, target.shape[1], self.halo),
-        )
-        (first, last), (start, stop) = inner
+        first, last = self._counting(top, bottom, target.shape[0], self.crop[0])
+        start, stop = self._counting(left, right, target.shape[1], self.crop[1])
         targets[first - top : last - top, start - left : stop - left] = target[first:last, start:stop]
         cut = [
             _cut(maps, spec.stride, (top, left), self.crop)
@@ -201,9 +212,7 @@ class MapBatches:
         labelled = (targets.flatten() != IGNORE_INDEX).nonzero()[:, 0]
         count = self.count if len(labelled) else 0
         chosen = (
-            labelled[torch.randint(max(1, len(labelled)), (count,), generator=draw)]
-            if count
-            else labelled[:0]
+            labelled[torch.randint(max(1, len(labelled)), (count,), generator=draw)] if count else labelled[:0]
         )
         return MapBatch(
             cut, self.crop, targets[None], (chosen // self.crop[1])[None], (chosen % self.crop[1])[None]
@@ -215,6 +224,17 @@ class MapBatches:
         positions = max(0, padded - crop) // self.grid + 1
         start = int(torch.randint(positions, (1,), generator=draw)) * self.grid if positions > 1 else 0
         return start, min(start + crop, side)
+
+    def _counting(self, start: int, stop: int, side: int, crop: int) -> tuple[int, int]:
+        """Shrink a window of a side to the pixels whose logits are those of the whole image."""
+        first = start + self.halo if start > 0 else start
+        last = stop - self.halo if stop < side else stop
+        # Pixels beyond the last centre of the whole image's output grid take the logits there. Where a crop goes
+        # on beyond that grid, they are interpolated with the next ones: the same, unless a map says more there.
+        end = padded_size((side, side), self.reader.encoder.stride_grid)[0]
+        if start + crop > end and not self._ends_agree:
+            last = min(last, end - self.output_stride // 2)
+        return first, max(first, last)
 
     def _collate(self, crops: list[MapBatch]) -> MapBatch:
         features = [
@@ -239,13 +259,6 @@ class MapBatches:
                     self._held[item] = held
                     self._held_bytes += size
             yield held
-
-
-def _beyond_halo(start: int, stop: int, side: int, halo: int) -> tuple[int, int]:
-    """Shrink a window by the halo at each end that is a cut and not the image's own edge."""
-    first = start + halo if start > 0 else start
-    last = stop - halo if stop < side else stop
-    return first, max(first, last)
 
 
 def _cut(maps: Tensor, stride: float, corner: tuple[int, int], crop: Size) -> Tensor:

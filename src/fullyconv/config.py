@@ -6,7 +6,7 @@ functions take them as they are: one place says what can be set and what it mean
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,22 +43,14 @@ class TrainConfig:
         tuple[Annotated[float, Field(ge=0.25, le=4)], ...],
         Field(min_length=1, description="Scales of the image at which features are read."),
     ] = (1.0, 1.5)
-    hidden: Annotated[
-        int, Field(ge=0, description="Hidden channels of the practical decoder; 0 is linear.")
-    ] = 128
-    dropout: Annotated[
-        float, Field(ge=0, lt=1, description="Dropout before the practical decoder's score.")
-    ] = 0.3
+    hidden: Annotated[int, Field(ge=0, description="Hidden channels of the practical decoder; 0 is linear.")] = 128
+    dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout before the practical decoder's score.")] = 0.3
     upsampling: Annotated[
         Literal["fixed", "learned"],
         Field(description="Bilinear upsampling of the paper's FCN: fixed, or learned from a bilinear start."),
     ] = "fixed"
-    fc: Annotated[bool, Field(description="Trained fc6 and fc7 layers in the paper's FCN (for VGG16).")] = (
-        False
-    )
-    width: Annotated[int, Field(ge=1, description="Channels of conv6 and fcn4 in the lecture's network.")] = (
-        4096
-    )
+    fc: Annotated[bool, Field(description="Trained fc6 and fc7 layers in the paper's FCN (for VGG16).")] = False
+    width: Annotated[int, Field(ge=1, description="Channels of conv6 and fcn4 in the lecture's network.")] = 4096
     train_on: Annotated[
         Literal["points", "maps"],
         Field(description="Train on features read once at labelled pixels, or on whole feature maps."),
@@ -68,17 +60,13 @@ class TrainConfig:
         Literal["sampled", "full"],
         Field(description="Cross entropy at the drawn pixels, or at all (maps only)."),
     ] = "sampled"
-    balance: Annotated[bool, Field(description="Weigh classes by the inverse root of their frequency.")] = (
-        False
-    )
+    balance: Annotated[bool, Field(description="Weigh classes by the inverse root of their frequency.")] = False
     mirror: Annotated[bool, Field(description="Learn from mirrored images, too.")] = True
     view_scales: Annotated[
         tuple[Annotated[float, Field(ge=0.25, le=4)], ...],
         Field(min_length=1, description="Sizes at which images are shown, each a view of its own."),
     ] = (1.0,)
-    colour_views: Annotated[
-        int, Field(ge=0, description="Further views with changed brightness and colour.")
-    ] = 0
+    colour_views: Annotated[int, Field(ge=0, description="Further views with changed brightness and colour.")] = 0
     crop: Annotated[
         int,
         Field(ge=0, description="Side of the random crops of feature maps in pixels; 0: the smallest image."),
@@ -88,9 +76,9 @@ class TrainConfig:
         int, Field(ge=0, description="At least this many steps: small data sets get more epochs.")
     ] = 600
     batch: Annotated[int, Field(ge=1, description="Images whose pixels make one step.")] = 4
-    lr: Annotated[
-        float, Field(gt=0, description="Highest learning rate of the one-cycle schedule (AdamW).")
-    ] = 5e-3
+    lr: Annotated[float, Field(gt=0, description="Highest learning rate of the one-cycle schedule (AdamW).")] = (
+        5e-3
+    )
     weight_decay: Annotated[float, Field(ge=0, description="Weight decay of AdamW.")] = 1e-2
     patience: Annotated[
         int, Field(ge=0, description="Stop after so many epochs without a better val; 0: never.")
@@ -107,14 +95,44 @@ class TrainConfig:
         str | None, Field(description="classes.txt, or the names of classes 0, 1, ... separated by commas.")
     ] = None
     seed: Annotated[int, Field(ge=0, description="Seed of everything drawn at random.")] = 0
-    threads: Annotated[
-        int | None, Field(ge=1, description="Threads; results are bit-equal at equal threads.")
-    ] = None
+    threads: Annotated[int | None, Field(ge=1, description="Threads; results are bit-equal at equal threads.")] = (
+        None
+    )
     device: Annotated[str, Field(description="auto, cpu, cuda or mps.")] = "auto"
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
         Field(description="In which the encoder computes; auto is bfloat16 where the processor has it."),
     ] = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other.
+
+        Raises:
+            UsageError: The first contradiction.
+        """
+        if self.loss == "full" and self.train_on == "points":
+            raise UsageError("loss full needs whole feature maps", hint="add --train-on maps")
+        if self.decoder == "practical":
+            return
+        for name, needed in _MAPS_ONLY.items():
+            if getattr(self, name) != needed:
+                raise UsageError(
+                    f"decoder {self.decoder} needs {name} {_text(needed)}, got {_text(getattr(self, name))}",
+                    hint=f"leave --{name.replace('_', '-')} out, or choose the decoder practical",
+                )
+        if self.decoder == "lecture" and self.stride != 8:
+            raise UsageError(f"decoder lecture needs stride 8, got {self.stride}", hint="leave --stride out")
+
+
+_MAPS_ONLY: Mapping[str, Any] = {"train_on": "maps", "scales": (1.0,)}
+"""What all decoders but the practical one need."""
+
+_USUAL_STRIDE = 8
+"""Of all decoders but the practical one: FCN-8s."""
+
+
+def _text(value: object) -> str:
+    return ",".join(f"{item:g}" for item in value) if isinstance(value, tuple) else str(value)
 
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -146,35 +164,32 @@ def recipe(name: str = "default", **changes: Any) -> TrainConfig:
 
 
 def config_from_mapping(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
-    """Validate settings, for example those of a TOML file. Unknown names are refused.
+    """Validate settings, for example those of a TOML file.
+
+    Settings that are not given have their defaults. A decoder that only learns on maps of one scale implies these
+    settings, and stride 8, where they are not given; where they are, a contradiction is refused.
+
+    Args:
+        values: By name; numbers may be given as text.
+        source: The file that they come from, for messages.
 
     Raises:
-        UsageError: The first setting that is wrong, with its value.
+        UsageError: The first setting that is unknown or wrong, with its value.
     """
     known = [field.name for field in fields(TrainConfig)]
     where = f" in {source}" if source else ""
     for name in values:
         if name not in known:
             raise UsageError(f"unknown setting {name!r}{where}", hint=f"known: {', '.join(known)}")
+    if values.get("decoder", "practical") != "practical":
+        values = {**_MAPS_ONLY, "stride": _USUAL_STRIDE, **values}
     try:
-        config = TypeAdapter(TrainConfig).validate_python(dict(values))
+        config: TrainConfig = TypeAdapter(TrainConfig).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"setting {name}{where}: {first['msg'].lower()}, got {first['input']!r}") from None
-    return _consistent(config)
-
-
-def _consistent(config: TrainConfig) -> TrainConfig:
-    """Refuse settings that contradict each other; fill in what one setting implies for another."""
-    if config.decoder != "practical" and config.train_on == "points":
-        config = replace(config, train_on="maps")
-    if config.decoder != "practical" and config.scales != (1.0,):
-        config = replace(config, scales=(1.0,))
-    if config.loss == "full" and config.train_on == "points":
-        raise UsageError("loss full needs whole feature maps", hint="add --train-on maps")
-    if config.decoder == "lecture" and config.stride != 8:
-        config = replace(config, stride=8)
+        rule = first["msg"][0].lower() + first["msg"][1:]
+        raise UsageError(f"setting {name}{where}: {rule}, got {first['input']!r}") from None
     return config
 
 

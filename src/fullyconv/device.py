@@ -21,11 +21,9 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UsageError(f"device has to be auto, cpu, cuda or mps, got {name!r}") from None
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if not there.get(device.type, False):
-        raise UsageError(
-            f"device {name!r} is not available to torch {torch.__version__}", hint="use --device cpu"
-        )
+    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    if (device.index or 0) >= count.get(device.type, 0):
+        raise UsageError(f"device {name!r} is not available to torch {torch.__version__}", hint="use --device cpu")
     return device
 
 
@@ -34,6 +32,9 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
     "auto" is bfloat16 where the processor multiplies it natively (AVX-512 BF16, AMX, CUDA from 8.0 up): there it
     is about three times as fast as float32. Elsewhere it is emulated and slower, so "auto" is float32.
+
+    Raises:
+        UsageError: Another name.
     """
     if name == "float32":
         return torch.float32
@@ -47,25 +48,46 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def _native_bfloat16() -> bool:
+    return _has_instructions("avx512_bf16") or _has_instructions("amx_tile")
+
+
+def _has_instructions(extension: str) -> bool:
     # torch has no public question for this; a name that a later release drops counts as "no".
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(torch.cpu, name)()) for name in names if hasattr(torch.cpu, name))
+    ask = getattr(torch.cpu, f"_is_{extension}_supported", None)
+    return ask is not None and bool(ask())
 
 
-def instruction_set() -> str:
-    """Name the vector instructions that torch uses: float results depend on them."""
-    capability = str(torch.backends.cpu.get_cpu_capability())
-    return f"{capability}+bf16" if _native_bfloat16() else capability
+def instruction_set(device: torch.device | None = None) -> str:
+    """Name what computes: float results depend on it.
+
+    Args:
+        device: The processor by default.
+
+    Returns:
+        The vector instructions that torch uses on the processor, such as "AVX512+vnni+avx512_bf16"; of a CUDA
+        device its model.
+    """
+    if device is not None and device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    names = [str(torch.backends.cpu.get_cpu_capability())]
+    names += [name for name in ("vnni", "avx512_bf16", "amx_tile", "amx_fp16") if _has_instructions(name)]
+    # Kernels are chosen by oneDNN, which can be told to leave instructions unused.
+    limits = [os.environ[name] for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA") if name in os.environ]
+    return "+".join([*names, *limits])
 
 
 def set_threads(threads: int | None) -> int:
     """Fix the number of threads of torch's operations; results in float32 depend on it.
 
     Args:
-        threads: At least 1; None leaves torch's own choice (the cores it may use).
+        threads: At least 1; None takes every core that this process may use, and leaves the choice to torch where
+            OMP_NUM_THREADS is set or the system does not say how many these are.
 
     Returns:
         The number in force.
+
+    Raises:
+        UsageError: Fewer than 1.
     """
     if threads is not None:
         if threads < 1:

@@ -1,6 +1,8 @@
 """Features of samples and views: whole maps, or read at a few labelled pixels; through the cache or not."""
 
 import hashlib
+import math
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
+import PIL
 import torch
 from torch import Tensor
 
@@ -15,9 +18,11 @@ from fullyconv.class_table import IGNORE_INDEX
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.decoder import read_points
 from fullyconv.device import instruction_set
-from fullyconv.encoder import Encoder
+from fullyconv.encoder import Encoder, padded_size
+from fullyconv.errors import DataError
 from fullyconv.feature_cache import FeatureCache, entry_key, to_half
-from fullyconv.shapes import Features, Image, Mask, Points
+from fullyconv.images import show_path
+from fullyconv.shapes import Features, Image, Mask, Points, Size
 from fullyconv.transforms import PLAIN, View
 
 __all__ = ["FeatureReader"]
@@ -25,7 +30,8 @@ __all__ = ["FeatureReader"]
 T = TypeVar("T")
 
 PREPROCESSING_VERSION = 1
-"""Raised whenever the way from a file's bytes to the encoder's input changes."""
+"""Raised whenever the way from a file's bytes to an entry of the cache changes: reading, views, what the encoder
+does around its network, drawing and reading points, rounding."""
 
 
 class FeatureReader:
@@ -37,7 +43,7 @@ class FeatureReader:
     of the number of threads.
 
     Args:
-        encoder: The fixed encoder, on its device and in its precision.
+        encoder: The fixed encoder, on its device.
         dataset: Gives images and targets.
         cache: Where features are kept; None computes them each time.
     """
@@ -50,15 +56,14 @@ class FeatureReader:
         self._file_digests: dict[Path, str] = {}
         workers = torch.get_num_threads() if self.device.type == "cpu" else 1
         self._ahead = 2 * workers
-        self._workers = ThreadPoolExecutor(workers, "features", torch.set_num_threads, (1,))
-        encoder.working_network()  # Made before the workers would race for it.
+        self._workers = _single_threaded_workers(workers)
         self._recipe = {
             "encoder": encoder.digest(),
             "preprocessing": PREPROCESSING_VERSION,
-            "precision": str(encoder.precision),
+            "pillow": PIL.__version__,  # Its decoders and its resizing come before the encoder.
             "torch": torch.__version__,
-            "device": str(self.device.type),
-            "instructions": instruction_set(),
+            "device": self.device.type,
+            "instructions": instruction_set(self.device),
             "threads": 1,
         }
 
@@ -67,7 +72,11 @@ class FeatureReader:
         return next(self.all_maps([(sample, view)]))
 
     def all_maps(self, items: Iterable[tuple[Sample, View]]) -> Iterator[Features]:
-        """Yield the feature maps of samples and views in order, computing a few ahead."""
+        """Yield the feature maps of samples and views in order, computing a few ahead.
+
+        Raises:
+            DataError: An image cannot be read, or changes during the run.
+        """
         return self._in_order(self._maps, items)
 
     def all_points(
@@ -84,15 +93,32 @@ class FeatureReader:
 
         Yields:
             P x K tensors, one for each spec, half precision, and P int64 class indices.
-        """
-        return self._in_order(
-            lambda sample, view: self._points(sample, view, output_stride, count, seed), items
-        )
 
-    def _in_order(
-        self, read: Callable[[Sample, View], T], items: Iterable[tuple[Sample, View]]
-    ) -> Iterator[T]:
+        Raises:
+            DataError: An image or mask cannot be read, or changes during the run.
+        """
+        return self._in_order(lambda sample, view: self._points(sample, view, output_stride, count, seed), items)
+
+    def map_bytes(self, size: Size) -> int:
+        """Count the bytes that the feature maps of one image take in the cache and in memory.
+
+        Args:
+            size: (height, width) of the image, or of the view of it, in pixels.
+        """
+        total = 0
+        for spec in self.encoder.specs:
+            scaled = (math.ceil(size[0] * spec.scale), math.ceil(size[1] * spec.scale))
+            height, width = padded_size(scaled, self.encoder.stride_grid)
+            total += spec.channels * (height // spec.tap.stride) * (width // spec.tap.stride)
+        return total * torch.float16.itemsize
+
+    def point_bytes(self, count: int) -> int:
+        """Count the bytes that the features of `count` pixels take in the cache and in memory."""
+        return count * sum(spec.channels for spec in self.encoder.specs) * torch.float16.itemsize
+
+    def _in_order(self, read: Callable[[Sample, View], T], items: Iterable[tuple[Sample, View]]) -> Iterator[T]:
         """Read items by the workers, at most `_ahead` of them before they are asked for."""
+        self.encoder.working_network()  # Made before the workers would race for it.
         running: deque[Future[T]] = deque()
         try:
             for item in items:
@@ -110,7 +136,8 @@ class FeatureReader:
         if (entry := self._load(key)) is not None:
             return [entry[str(index)] for index in range(len(self.encoder.specs))]
         maps = self._compute(sample, view)
-        self._store(key, maps)
+        self._refuse_changed(sample.image)
+        self._store(key, {str(index): values for index, values in enumerate(maps)})
         return maps
 
     def _points(
@@ -130,7 +157,8 @@ class FeatureReader:
         entry = self._load(key)
         if entry is None:
             entry = self._draw_points(sample, view, output_stride, count, seed)
-            self._store_entry(key, entry)
+            self._refuse_changed(sample.image, sample.mask)
+            self._store(key, entry)
         return [entry[str(index)] for index in range(len(self.encoder.specs))], entry["targets"].long()
 
     def target(self, sample: Sample, view: View = PLAIN) -> Mask:
@@ -146,15 +174,21 @@ class FeatureReader:
 
     def _compute(self, sample: Sample, view: View) -> Features:
         image = torch.from_numpy(self.image(sample, view).copy()).to(self.device)
-        return [to_half(maps).cpu() for maps in self.encoder(image.permute(2, 0, 1)[None])]
+        # An entry of the cache comes back with its values in the usual order, and the order decides which kernels
+        # the decoder is computed with, so its last bits: without a cache it has to be the same.
+        return [
+            to_half(maps).cpu().clone(memory_format=torch.contiguous_format)
+            for maps in self.encoder(image.permute(2, 0, 1)[None])
+        ]
 
     def _draw_points(
         self, sample: Sample, view: View, output_stride: int, count: int, seed: int
     ) -> dict[str, Tensor]:
         target = torch.from_numpy(self.target(sample, view).copy())
         labelled = (target.flatten() != IGNORE_INDEX).nonzero()[:, 0]
+        # The draw depends on what is in the key and nothing else: two samples of equal files share an entry.
         draw = torch.Generator().manual_seed(
-            int(entry_key({"id": sample.id, "view": asdict(view), "seed": seed})[:8], 16)
+            int(entry_key({"image": self._file_digest(sample.image), "view": asdict(view), "seed": seed})[:8], 16)
         )
         pixels = labelled[torch.randperm(len(labelled), generator=draw)[:count]].sort().values
         size = (target.shape[0], target.shape[1])
@@ -165,19 +199,63 @@ class FeatureReader:
         return {**entry, "targets": target.flatten()[pixels]}
 
     def _image_key(self, sample: Sample, view: View) -> dict[str, object]:
-        return {**self._recipe, "image": self._file_digest(sample.image), "view": asdict(view)}
+        return {
+            **self._recipe,
+            "precision": str(self.encoder.precision),
+            "image": self._file_digest(sample.image),
+            "view": asdict(view),
+        }
 
     def _file_digest(self, path: Path) -> str:
-        if path not in self._file_digests:
-            self._file_digests[path] = hashlib.sha256(path.read_bytes()).hexdigest()
-        return self._file_digests[path]
+        """SHA-256 of a file as it was when this reader first saw it."""
+        if (known := self._file_digests.get(path)) is not None:
+            return known
+        return self._file_digests.setdefault(path, _sha256(path))  # Of several threads the first one counts.
+
+    def _refuse_changed(self, *paths: Path | None) -> None:
+        """Refuse files that are not those whose digest is in the key any more: their features are another's."""
+        for path in paths:
+            if path is not None and _sha256(path) != self._file_digests[path]:
+                raise DataError(
+                    f"{show_path(path)} has changed while the run was reading it",
+                    hint="leave the data alone during training; start anew, or restore the file and resume",
+                )
 
     def _load(self, key: str) -> dict[str, Tensor] | None:
         return self.cache.load(key) if self.cache else None
 
-    def _store(self, key: str, maps: Features) -> None:
-        self._store_entry(key, {str(index): values for index, values in enumerate(maps)})
-
-    def _store_entry(self, key: str, entry: dict[str, Tensor]) -> None:
+    def _store(self, key: str, entry: dict[str, Tensor]) -> None:
         if self.cache:
             self.cache.store(key, entry)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{show_path(path)} cannot be read: {error.strerror or error}") from None
+
+
+def _single_threaded_workers(count: int) -> ThreadPoolExecutor:
+    """Start threads in each of which torch computes with one thread.
+
+    `torch.set_num_threads` sets the OpenMP and MKL threads of the calling thread and, beside that, the number that
+    any thread starts with which has not computed yet: without more, the calling program's later threads, and its
+    main thread if it comes late, would be left with one. So each worker first takes its share of that number and
+    then sets its own, and when all have, the number is set again by the thread that calls this.
+    """
+    threads = torch.get_num_threads()
+    workers = ThreadPoolExecutor(count, "features")
+    ready = threading.Barrier(count + 1)
+
+    def begin() -> None:
+        torch.get_num_threads()
+        torch.set_num_threads(1)
+        ready.wait(timeout=60)
+
+    for _ in range(count):
+        workers.submit(begin)
+    ready.wait(timeout=60)
+    torch.set_num_threads(threads)
+    return workers

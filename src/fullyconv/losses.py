@@ -2,8 +2,8 @@
 
 The definition is the cross entropy at full label resolution: of each image the mean over its labelled pixels of
 `w[target] * CE`, then the mean over images. The class weights are scaled so that their expectation over the
-labelled pixels of the data set is 1; the loss is divided by that expectation, never by the weights that happen to be
-in a batch, so the mean over randomly drawn pixels estimates it without bias.
+labelled pixels of the data set is 1; the loss is divided by that expectation, never by the weights that happen to
+be in a batch, so the mean over randomly drawn pixels estimates it without bias.
 """
 
 import torch
@@ -27,9 +27,7 @@ def pixel_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None 
     Returns:
         A scalar; exactly 0, with zero gradients, where every pixel is ignored.
     """
-    losses = functional.cross_entropy(
-        logits, targets, weight=weights, ignore_index=IGNORE_INDEX, reduction="sum"
-    )
+    losses = functional.cross_entropy(logits, targets, weight=weights, ignore_index=IGNORE_INDEX, reduction="sum")
     return losses / (targets != IGNORE_INDEX).sum().clamp(min=1)
 
 
@@ -44,9 +42,7 @@ def map_cross_entropy(logits: Logits, targets: Masks, weights: Tensor | None = N
     Returns:
         A scalar: the mean over the images that have labelled pixels of their mean over these; 0 if none has.
     """
-    losses = functional.cross_entropy(
-        logits, targets, weight=weights, ignore_index=IGNORE_INDEX, reduction="none"
-    )
+    losses = functional.cross_entropy(logits, targets, weight=weights, ignore_index=IGNORE_INDEX, reduction="none")
     labelled = (targets != IGNORE_INDEX).flatten(1).sum(dim=1)
     means = losses.flatten(1).sum(dim=1) / labelled.clamp(min=1)
     return means.sum() / (labelled > 0).sum().clamp(min=1)

@@ -44,7 +44,7 @@ class Console:
 
     def __init__(self, every: float = 10.0) -> None:
         self.every = every
-        self.console = RichConsole(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.console = RichConsole(file=sys.stderr, highlight=False, emoji=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
         """Print the line."""
@@ -76,18 +76,16 @@ class Console:
             now = time.monotonic()
             if now - last >= self.every and done < total:
                 last = now
-                self.say(
-                    f"{label}: {done} of {total}, {duration((now - start) / done * (total - done))} left"
-                )
+                self.say(f"{label}: {done} of {total}, {duration((now - start) / done * (total - done))} left")
 
         return step
 
 
 def duration(seconds: float) -> str:
     """Say a number of seconds as people do: "0.4 s", "12 s", "3 min 20 s", "2 h 5 min"."""
-    if seconds < 10:
+    if round(seconds, 1) < 10:
         return f"{seconds:.1f} s"
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

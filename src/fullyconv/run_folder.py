@@ -13,6 +13,7 @@ RUN/log.txt             what was said
 
 import csv
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -26,11 +27,21 @@ from fullyconv.progress import Progress
 
 __all__ = ["RunFolder", "next_run_folder"]
 
+FILE_NAMES = "surrogateescape"
+"""File names, and so ids and messages, may hold bytes that are no UTF-8; Python keeps them as surrogates."""
+
 
 def next_run_folder(data: Path, parent: Path = Path("runs")) -> Path:
-    """Return the first of `runs/<data>-1`, `runs/<data>-2`, ... that is not there yet."""
+    """Return the first of `runs/<data>-1`, `runs/<data>-2`, ... that is not there yet.
+
+    Args:
+        data: The data set: a folder, or a list file, whose suffix is left out.
+        parent: Where runs are.
+    """
+    data = data.resolve()
+    name = (data.stem if data.is_file() else data.name) or "run"
     number = 1
-    while (folder := parent / f"{data.resolve().stem}-{number}").exists():
+    while os.path.lexists(folder := parent / f"{name}-{number}"):
         number += 1
     return folder
 
@@ -44,7 +55,7 @@ class RunFolder:
         progress: Where lines go besides the log.
 
     Raises:
-        UsageError: The folder is not empty, or, with `resume`, has no run in it.
+        UsageError: The folder is not empty or cannot be made, or, with `resume`, has no run in it.
     """
 
     def __init__(self, path: Path, *, resume: bool, progress: Progress) -> None:
@@ -56,7 +67,10 @@ class RunFolder:
         if not resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
             hint = "give --resume to go on with it, or another folder with -o"
             raise UsageError(f"the run folder {path} is there already and is not empty", hint=hint)
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"the run folder {path} cannot be made: {error.strerror or error}") from None
         self.path = path
         self.best = path / "best.safetensors"
         self.last = path / "last.safetensors"
@@ -66,7 +80,7 @@ class RunFolder:
     def say(self, line: str) -> None:
         """Report a line and keep it in log.txt."""
         self.progress.say(line)
-        with (self.path / "log.txt").open("a", encoding="utf-8") as log:
+        with (self.path / "log.txt").open("a", encoding="utf-8", errors=FILE_NAMES) as log:
             log.write(line + "\n")
 
     def track(self, label: str, total: int) -> AbstractContextManager[Callable[[], None]]:
@@ -82,17 +96,19 @@ class RunFolder:
 
     def read_split(self) -> dict[str, str]:
         """Return the split of each sample id, as the run began."""
-        with (self.path / "split.csv").open(encoding="utf-8", newline="") as file:
+        with (self.path / "split.csv").open(encoding="utf-8", errors=FILE_NAMES, newline="") as file:
             return {row["id"]: row["split"] for row in csv.DictReader(file)}
 
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
-        """Write metrics.csv anew from all epochs so far."""
+        """Write metrics.csv anew from all epochs so far: one line an epoch, the keys as columns."""
         self._write_csv("metrics.csv", history)
 
     def _write_csv(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        # Text is quoted whatever it holds: the csv module leaves a carriage return in a name bare, and then cannot
+        # read it.
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         writer.writeheader()
         writer.writerows(rows)
         with atomic_path(self.path / name, overwrite=True) as temporary:
-            temporary.write_text(text.getvalue(), encoding="utf-8")
+            temporary.write_text(text.getvalue(), encoding="utf-8", errors=FILE_NAMES, newline="")

@@ -38,15 +38,13 @@ class View:
                 PillowImage.fromarray(image).resize(self._size(image), PillowImage.Resampling.BILINEAR)
             )
         if self.colour:
-            image = _recolour(image, random.Random(1_000_003 * self.colour + seed))
+            image = _recolour(image, random.Random(f"{self.colour} {seed}"))
         return np.ascontiguousarray(image[:, ::-1]) if self.mirror else image
 
     def apply_mask(self, mask: Mask) -> Mask:
         """Return this view of an H x W mask of class indices: nearest pixel, so no new class appears."""
         if self.scale != 1:
-            mask = np.asarray(
-                PillowImage.fromarray(mask).resize(self._size(mask), PillowImage.Resampling.NEAREST)
-            )
+            mask = np.asarray(PillowImage.fromarray(mask).resize(self._size(mask), PillowImage.Resampling.NEAREST))
         return np.ascontiguousarray(mask[:, ::-1]) if self.mirror else mask
 
     def _size(self, array: Image) -> tuple[int, int]:
