@@ -1,6 +1,8 @@
 """The networks: what they declare is what they give, and what they give is what their publishers' give."""
 
 import bisect
+import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -367,3 +369,11 @@ def test_weights_of_another_network_are_refused_naming_the_first_keys(tmp_path):
         "features.0.bias (64,), features.2.weight (64, 64, 3, 3) and 29 more "
         "(choose the encoder that they belong to)"
     )
+
+
+def test_the_documented_taps_are_the_declared_ones(networks):
+    page = Path(__file__).parents[1] / "docs" / "concepts" / "encoders.md"
+    rows = [line.replace("`", "").strip("| ").split(" | ") for line in page.read_text("utf-8").splitlines()]
+    documented = {name: [tuple(row[1:]) for row in rows if row[0] == name] for name in ENCODER_NAMES}
+    for name, network in networks.items():
+        assert documented[name] == [tuple(map(str, dataclasses.astuple(tap))) for tap in network.taps]
