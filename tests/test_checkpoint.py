@@ -252,7 +252,7 @@ def test_a_checkpoint_of_format_version_1_is_read(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_kill_9_at_any_moment_leaves_a_whole_checkpoint_and_nothing_else(tmp_path):
-    command = [sys.executable, "-W", "error", "-c", KILL_LOOP, str(tmp_path), "25"]
+    command = [sys.executable, "-W", "error", "-c", KILL_LOOP, str(tmp_path), "15"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     epoch, *left = done.stdout.split()
