@@ -88,7 +88,7 @@ def test_many_classes_leave_small_mistakes_unwritten():
     assert set(cells(confusion_figure(counts, [f"class {i}" for i in range(20)])).values()) == {">99"}
 
 
-@pytest.mark.parametrize("number", [1, 2, 30])
+@pytest.mark.parametrize("number", [1, 2, 20])
 def test_a_confusion_matrix_of_any_number_of_classes_can_be_saved(tmp_path, number):
     names = ["$x$ 裂纹 " + "very long " * 5 + str(index) for index in range(number)]
     save_picture(confusion_figure(np.eye(number, dtype=np.int64), names), tmp_path / "confusion.png")
