@@ -1,0 +1,185 @@
+"""Settings: complete, frozen, described, and the same after a round through TOML."""
+
+import subprocess
+import sys
+import typing
+from dataclasses import FrozenInstanceError, fields, replace
+
+import pytest
+from pydantic import ValidationError
+
+from fullyconv.config import RECIPES, TrainConfig, config_from_mapping, read_config, recipe, write_config
+from fullyconv.errors import UsageError
+
+FIELDS = """
+    encoder encoder_weights decoder stride scales hidden dropout upsampling fc width train_on pixels loss balance
+    mirror view_scales colour_views crop epochs steps batch lr weight_decay patience val_fraction ignore classes
+    seed threads device precision
+""".split()
+
+# A value for each setting that is not its default, all of them together without contradiction.
+OTHER = {
+    "encoder": "vgg16",
+    "encoder_weights": 'folder with "quotes" and ü/vgg16.pth',
+    "decoder": "fcn",
+    "stride": 16,
+    "scales": (1.0,),
+    "hidden": 0,
+    "dropout": 0.1,
+    "upsampling": "learned",
+    "fc": True,
+    "width": 512,
+    "train_on": "maps",
+    "pixels": 4096,
+    "loss": "full",
+    "balance": True,
+    "mirror": False,
+    "view_scales": (0.75, 1.0, 1.3),
+    "colour_views": 2,
+    "crop": 320,
+    "epochs": 10,
+    "steps": 0,
+    "batch": 8,
+    "lr": 1e-3,
+    "weight_decay": 0.0,
+    "patience": 0,
+    "val_fraction": 1 / 3,
+    "ignore": (11, 12),
+    "classes": "sky,road",
+    "seed": 2**40,
+    "threads": 2,
+    "device": "cpu",
+    "precision": "bfloat16",
+}
+
+
+def test_the_settings_are_these_and_a_new_one_has_to_replace_one_or_be_argued_for():
+    assert [field.name for field in fields(TrainConfig)] == FIELDS
+
+
+def test_every_setting_has_a_default_and_a_description():
+    hints = typing.get_type_hints(TrainConfig, include_extras=True)
+    for field in fields(TrainConfig):
+        description = typing.get_args(hints[field.name])[1].description
+        assert description.endswith("."), field.name
+        assert hasattr(TrainConfig(), field.name)
+
+
+def test_settings_cannot_be_changed_afterwards():
+    with pytest.raises(FrozenInstanceError):
+        TrainConfig().epochs = 3
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_valid(name):
+    config = recipe(name)
+    assert config == TrainConfig(**RECIPES[name])
+
+
+def test_the_default_recipe_is_the_defaults():
+    assert recipe() == TrainConfig()
+
+
+def test_a_recipe_can_be_changed():
+    assert recipe("fast", epochs=3) == replace(recipe("fast"), epochs=3)
+
+
+def test_an_unknown_recipe_is_refused_naming_the_known_ones():
+    with pytest.raises(UsageError, match="recipe has to be one of default, fast, got 'quick'"):
+        recipe("quick")
+
+
+def test_an_unknown_setting_is_refused_by_name():
+    with pytest.raises(UsageError, match=r"unknown setting 'learning_rate' in run/config.toml \(known: encoder,"):
+        config_from_mapping({"epochs": 3, "learning_rate": 1}, source="run/config.toml")
+
+
+def test_an_unknown_setting_is_refused_in_python_too():
+    with pytest.raises(ValidationError, match="learning_rate"):
+        TrainConfig(learning_rate=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("epochs", 0, "setting epochs: input should be greater than or equal to 1, got 0"),
+        ("stride", 12, "setting stride: input should be 4, 8, 16 or 32, got 12"),
+        ("decoder", "FCN", "setting decoder: input should be 'practical', 'fcn', .*, got 'FCN'"),
+        ("scales", (1.0, 9.0), "setting scales.1: input should be less than or equal to 4, got 9.0"),
+        ("scales", (), r"setting scales: tuple should have at least 1 item .* got \(\)"),
+        ("lr", float("nan"), "setting lr: input should be greater than 0, got nan"),
+        ("lr", "fast", "setting lr: input should be a valid number, .* got 'fast'"),
+        ("ignore", (300,), "setting ignore.0: input should be less than or equal to 255, got 300"),
+    ],
+)
+def test_a_value_that_a_setting_cannot_take_is_refused_with_the_rule(name, value, message):
+    with pytest.raises(UsageError, match=message):
+        config_from_mapping({name: value})
+
+
+def test_numbers_may_be_given_as_text():
+    config = config_from_mapping({"epochs": "3", "lr": "1e-3", "scales": ("1", "1.5"), "mirror": "no"})
+    assert (config.epochs, config.lr, config.scales, config.mirror) == (3, 1e-3, (1.0, 1.5), False)
+
+
+def test_the_other_values_are_of_every_setting_and_differ_from_the_defaults():
+    assert list(OTHER) == FIELDS
+    assert [name for name, value in OTHER.items() if value == getattr(TrainConfig(), name)] == []
+
+
+@pytest.mark.parametrize("values", [{}, OTHER], ids=["defaults", "other values"])
+def test_settings_come_back_from_toml_as_they_were(tmp_path, values):
+    config = TrainConfig(**values)
+    write_config(config, tmp_path / "config.toml")
+    assert config_from_mapping(read_config(tmp_path / "config.toml")) == config
+
+
+def test_settings_that_are_none_are_left_out_of_toml(tmp_path):
+    write_config(TrainConfig(), tmp_path / "config.toml")
+    written = read_config(tmp_path / "config.toml")
+    assert [name for name in FIELDS if name not in written] == ["classes", "threads"]
+
+
+@pytest.mark.parametrize("content", [b"epochs = ", b"classes = '\xff'", None], ids=["no TOML", "no UTF-8", "no file"])
+def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "config.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"config.toml has to be a readable TOML file: "):
+        read_config(path)
+
+
+@pytest.mark.parametrize("decoder", ["fcn", "fcn_at_once", "lecture"])
+def test_the_papers_and_the_lectures_decoders_imply_maps_of_one_scale_and_stride_8(decoder):
+    config = recipe(decoder=decoder)
+    assert (config.train_on, config.scales, config.stride) == ("maps", (1.0,), 8)
+
+
+def test_what_is_given_goes_before_what_is_implied():
+    assert recipe(decoder="fcn", stride=32).stride == 32
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"loss": "full"}, r"loss full needs whole feature maps \(add --train-on maps\)"),
+        ({"decoder": "fcn", "train_on": "points"}, r"decoder fcn needs train_on maps, got points \(leave --train-on"),
+        ({"decoder": "fcn", "scales": (1.0, 1.5)}, "decoder fcn needs scales 1, got 1,1.5"),
+        ({"decoder": "lecture", "stride": 16}, r"decoder lecture needs stride 8, got 16 \(leave --stride out\)"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(values, message):
+    with pytest.raises(UsageError, match=message):
+        recipe(**values)
+
+
+def test_contradictions_are_refused_in_python_too():
+    with pytest.raises(UsageError, match="decoder fcn needs train_on maps, got points"):
+        TrainConfig(decoder="fcn")
+    with pytest.raises(UsageError, match="loss full needs whole feature maps"):
+        replace(TrainConfig(), loss="full")
+
+
+def test_settings_are_read_without_torch():
+    code = "import sys, fullyconv.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

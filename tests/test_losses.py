@@ -1,0 +1,178 @@
+"""Losses: what they are by definition, what the sampled one estimates, and what ignored pixels do (nothing)."""
+
+import math
+from itertools import product
+
+import pytest
+import torch
+from torch.nn import functional
+
+from fullyconv.losses import balanced_weights, map_cross_entropy, pixel_cross_entropy
+
+WEIGHTS = torch.tensor([0.5, 3.0, 1.2])
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def maps(count=3, height=4, width=5, classes=3, ignored=0.3):
+    """Logits and targets, some of which are ignored."""
+    targets = torch.randint(0, classes, (count, height, width))
+    targets[torch.rand(targets.shape) < ignored] = 255
+    return 2 * torch.randn(count, classes, height, width), targets
+
+
+def slow_pixel(logits, target, weights):
+    """Weighted cross entropy of one pixel, from its definition."""
+    total = sum(math.exp(value) for value in logits.tolist())
+    return weights[target].item() * -math.log(math.exp(logits[target].item()) / total)
+
+
+def slow_map(logits, targets, weights):
+    """Of each image the mean over its labelled pixels, then the mean over images that have any."""
+    means = []
+    for image, target in zip(logits, targets, strict=True):
+        losses = [
+            slow_pixel(image[:, row, column], target[row, column], weights)
+            for row, column in product(range(target.shape[0]), range(target.shape[1]))
+            if target[row, column] != 255
+        ]
+        if losses:
+            means.append(sum(losses) / len(losses))
+    return sum(means) / len(means) if means else 0.0
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["unweighted", "weighted"])
+def test_the_full_loss_is_its_definition(weights):
+    logits, targets = maps()
+    targets[1] = 255
+    targets[2, 0] = 255
+    expected = slow_map(logits, targets, torch.ones(3) if weights is None else weights)
+    assert map_cross_entropy(logits, targets, weights).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["unweighted", "weighted"])
+def test_the_loss_of_pixels_is_their_mean(weights):
+    logits, targets = torch.randn(20, 3), torch.randint(0, 3, (20,))
+    targets[::4] = 255
+    used = torch.ones(3) if weights is None else weights
+    losses = [slow_pixel(logits[i], targets[i], used) for i in range(20) if i % 4]
+    assert pixel_cross_entropy(logits, targets, weights).item() == pytest.approx(sum(losses) / 15, rel=1e-5)
+
+
+def every_draw(logits, targets, pixels):
+    """All draws of so many labelled pixels of each image, with repetition: equally probable in training."""
+    labelled = [(target.flatten() != 255).nonzero()[:, 0].tolist() for target in targets]
+    for drawn in product(*(product(places, repeat=pixels) for places in labelled)):
+        yield (
+            torch.cat([image.flatten(1).T[list(chosen)] for image, chosen in zip(logits, drawn, strict=True)]),
+            torch.cat([target.flatten()[list(chosen)] for target, chosen in zip(targets, drawn, strict=True)]),
+        )
+
+
+def few_labels():
+    """Two images with three and two labelled pixels, of easy and hard classes."""
+    logits = torch.randn(2, 3, 2, 2, dtype=torch.float64)
+    return logits, torch.tensor([[[0, 1], [2, 255]], [[1, 255], [255, 0]]])
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS.double()], ids=["unweighted", "weighted"])
+def test_the_loss_of_drawn_pixels_and_its_gradient_are_the_full_ones_on_average(weights):
+    logits, targets = few_labels()
+    logits.requires_grad_()
+    full = map_cross_entropy(logits, targets, weights)
+    drawn = torch.stack([pixel_cross_entropy(*draw, weights) for draw in every_draw(logits, targets, 2)])
+    assert len(drawn) == 9 * 4
+    assert drawn.std() > 0.1
+    assert drawn.mean().item() == pytest.approx(full.item(), rel=1e-12)
+    expected, found = (torch.autograd.grad(loss, logits)[0] for loss in (full, drawn.mean()))
+    torch.testing.assert_close(found, expected)
+
+
+def test_dividing_by_the_drawn_weights_would_be_biased():
+    logits, targets = (values[:1] for values in few_labels())
+    weights = WEIGHTS.double()
+
+    def divided(logits, targets):
+        return functional.cross_entropy(logits, targets, weights, ignore_index=255).item()
+
+    drawn = [divided(*draw) for draw in every_draw(logits, targets, 2)]
+    # Of one image, and with all pixels taken, both are the same but for a constant factor: the expected weight.
+    assert divided(logits, targets) == pytest.approx(
+        map_cross_entropy(logits, targets, weights).item() * 3 / weights.sum().item()
+    )
+    assert abs(sum(drawn) / len(drawn) - divided(logits, targets)) > 0.02
+
+
+def test_the_loss_of_random_pixels_comes_close_to_the_full_loss():
+    logits, targets = maps(ignored=0.5)
+    full = map_cross_entropy(logits, targets, WEIGHTS).item()
+    chosen = [torch.randint(int((target != 255).sum()), (20_000,)) for target in targets]
+    drawn_logits = [i[:, t != 255].T[places] for i, t, places in zip(logits, targets, chosen, strict=True)]
+    drawn_targets = [t[t != 255][places] for t, places in zip(targets, chosen, strict=True)]
+    losses = WEIGHTS[torch.cat(drawn_targets)] * functional.cross_entropy(
+        torch.cat(drawn_logits), torch.cat(drawn_targets), reduction="none"
+    )
+    estimate = pixel_cross_entropy(torch.cat(drawn_logits), torch.cat(drawn_targets), WEIGHTS).item()
+    assert abs(estimate - full) < 3 * losses.std().item() / math.sqrt(len(losses))
+
+
+@pytest.mark.parametrize("extreme", [-1e30, 0.0, 1e30])
+def test_ignored_pixels_leave_no_trace(extreme):
+    logits, targets = maps()
+    ignored = (targets == 255)[:, None].expand_as(logits)
+    plain = map_cross_entropy(logits, targets, WEIGHTS)
+    changed = torch.where(ignored, extreme, logits).requires_grad_()
+    loss = map_cross_entropy(changed, targets, WEIGHTS)
+    loss.backward()
+    assert loss.item() == plain.item()
+    assert (changed.grad[ignored] == 0).all()
+    assert (changed.grad[~ignored] != 0).all()
+
+
+def test_ignored_single_pixels_leave_no_trace():
+    logits, targets = torch.randn(6, 3, requires_grad=True), torch.tensor([0, 255, 1, 255, 2, 2])
+    loss = pixel_cross_entropy(logits, targets, WEIGHTS)
+    loss.backward()
+    labelled = targets != 255
+    assert loss.item() == pytest.approx(pixel_cross_entropy(logits[labelled], targets[labelled], WEIGHTS).item())
+    assert (logits.grad[~labelled] == 0).all()
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["unweighted", "weighted"])
+def test_where_everything_is_ignored_the_loss_is_zero_and_nothing_is_learned(weights):
+    logits = torch.randn(2, 3, 4, 4, requires_grad=True)
+    targets = torch.full((2, 4, 4), 255)
+    pixels = logits.permute(0, 2, 3, 1).reshape(-1, 3)
+    for loss in (
+        map_cross_entropy(logits, targets, weights),
+        pixel_cross_entropy(pixels, targets.flatten(), weights),
+        pixel_cross_entropy(pixels[:0], targets.flatten()[:0], weights),
+    ):
+        (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        assert loss.item() == 0
+        assert (gradient == 0).all()
+
+
+def test_classes_are_weighed_by_the_inverse_root_of_their_frequency():
+    weights = balanced_weights(torch.tensor([900, 100, 0, 9000]))
+    assert weights[1] / weights[0] == pytest.approx(3)
+    assert weights[1] / weights[3] == pytest.approx(math.sqrt(90))
+    assert weights[2] == 0
+
+
+@pytest.mark.parametrize("counts", [[1, 1], [10, 0, 5], [1, 10**12], [7]])
+def test_the_weight_of_a_labelled_pixel_is_1_on_average(counts):
+    counts = torch.tensor(counts)
+    weights = balanced_weights(counts)
+    assert weights.dtype == torch.float32
+    assert (counts.double() / counts.sum() @ weights.double()).item() == pytest.approx(1, rel=1e-6)
+
+
+def test_balanced_weights_leave_the_loss_of_equal_pixels_alone():
+    targets = torch.tensor([0, 0, 0, 1, 1, 2])
+    weights = balanced_weights(targets.bincount())
+    logits = torch.zeros(6, 3)
+    assert pixel_cross_entropy(logits, targets, weights).item() == pytest.approx(math.log(3))
