@@ -73,6 +73,7 @@ def test_hits_are_blue_and_mistakes_are_orange():
     assert colors[0, 0, blue] > colors[0, 0, red]
     assert colors[0, 1, red] > colors[0, 1, blue]
     assert colors[1, 0].tolist() == [1, 1, 1]
+    assert (colors[1, 1] * 255).tolist() == pytest.approx([0, 114, 178])
 
 
 def test_an_absent_class_is_a_hatched_row_that_says_so():

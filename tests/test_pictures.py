@@ -178,10 +178,19 @@ def test_a_panel_fits_images_of_all_sizes(rng):
 
 def test_a_thin_line_survives_being_shown_small():
     mask = np.zeros((1600, 1600), np.uint8)
-    mask[:, 801:803] = 1
+    mask[:, 803:805] = 1
     panel = validation_panel([(np.zeros((1600, 1600, 3), np.uint8), mask, mask)], MANY)
     target, prediction, shown = (panel[100:300, left : left + 320, 0] for left in (344, 676, 1008))
     assert all((part.max(axis=1) > 20).all() for part in (target, prediction, shown))
+
+
+def test_borders_survive_being_shown_small():
+    mask = np.zeros((1600, 1600), np.uint8)
+    mask[400:1200, 400:1200] = 1
+    panel = validation_panel([(np.zeros((1600, 1600, 3), np.uint8), mask, mask)], MANY)
+    shown = panel[36:356, 1008:1328]
+    assert shown[160].max(axis=0).tolist() == MANY.colors[1].tolist()
+    assert shown[160, 160].tolist() == (MANY.colors[1] // 2).tolist()
 
 
 def test_a_panel_of_no_sample_is_refused():

@@ -189,7 +189,6 @@ def validation_panel(rows: Sequence[_Row], table: ClassTable) -> Image:
     cells: list[list[_Cell]] = []
     for number, (image, target, prediction) in enumerate(rows):
         _check_same_size(image, target)
-        _check_same_size(image, prediction)
         zoom = _zoom(image.shape[:2], box)
         shown = [
             ("image", _fitted(image, zoom)),

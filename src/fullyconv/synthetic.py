@@ -51,7 +51,7 @@ def _draw_scratch(rng: np.random.Generator, scene: Scene) -> None:
     path = np.cumsum(np.stack([np.cos(heading), np.sin(heading)], axis=1), axis=0) * length / count
     path += scene.place(rng, 0.15) - path[count // 2]
     aside = np.stack([-np.sin(heading), np.cos(heading)], axis=1)
-    width = max(1.5 + 3.5 * rng.random() ** 2, 1.7 * OVERSAMPLING / scene.unit) * scene.unit
+    width = max(rng.uniform(1.8, 5) * scene.unit, 1.7 * OVERSAMPLING)
     bright = rng.random() < 0.6
     _cut(rng, scene, path, aside, width, bright)
     for _ in range(rng.integers(1, 4) if rng.random() < 0.25 else 0):
@@ -91,10 +91,10 @@ def _draw_pit(rng: np.random.Generator, scene: Scene) -> None:
     home = scene.place(rng, 0.08)
     spread = rng.uniform(5, 26) * scene.unit
     rust = rng.uniform(0.82, 0.95) if rng.random() < 0.4 else 1.0
-    largest = rng.uniform(4, 10)
+    largest = rng.uniform(5, 10)
     for _ in range(rng.integers(2, 14)):
         center = home + rng.normal(0, spread, 2)
-        radius = max(largest * rng.uniform(0.25, 1) ** 1.5, 1.5) * scene.unit
+        radius = max(largest * rng.uniform(0.25, 1), 1.5) * scene.unit
         window = scene.window(center[None], 1.8 * radius + 2)
         if window is None:
             continue
@@ -120,10 +120,10 @@ def _draw_pit(rng: np.random.Generator, scene: Scene) -> None:
 
 _STAIN_TINTS = (
     (0.84, 0.74, 0.6),  # rust
-    (0.78, 0.83, 0.93),  # heat
+    (0.77, 0.82, 0.93),  # heat
     (0.74, 0.73, 0.71),  # oil
-    (1.1, 1.09, 1.04),  # dried coolant
-    (0.88, 0.79, 0.76),
+    (1.24, 1.22, 1.12),  # dried coolant
+    (0.86, 0.75, 0.72),  # preservative
 )
 
 
@@ -148,7 +148,7 @@ def _draw_stain(rng: np.random.Generator, scene: Scene) -> None:
     tide = np.exp(-(((level - np.float32(0.7)) / np.float32(0.5)) ** 2))
     inside = 0.7 + 0.2 * noise(rng, level.shape, 0.04 * side) + 0.1 * noise(rng, level.shape, 0.011 * side)
     inside += np.float32(rng.uniform(0, 0.6)) * tide
-    strength = np.clip(cover * inside * np.float32(rng.uniform(0.6, 1.1)), 0, 1.3)
+    strength = np.clip(cover * inside * np.float32(rng.uniform(0.75, 1.15)), 0, 1.3)
     scene.tint(window, strength, _STAIN_TINTS[rng.integers(len(_STAIN_TINTS))])
     scene.label(window, cover, _STAIN)
 
