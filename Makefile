@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := @$(BIN)/python -m pip install -qq -c constraints.txt
-BENCHMARKS := $(sort $(wildcard benchmarks/*.py))
+BENCHMARKS := $(sort $(wildcard benchmarks/[a-z]*.py))
 
 .PHONY: demo test check bench docs clean
 

@@ -102,9 +102,7 @@ def _with_train_options(command: Callable[..., None]) -> Callable[..., None]:
         default = None if field.default is MISSING else field.default
         if kind is bool:
             annotation: Any = bool | None
-            option = typer.Option(
-                f"{flag}/--no-{flag[2:]}", help=info.description, show_default=_shown(default)
-            )
+            option = typer.Option(f"{flag}/--no-{flag[2:]}", help=info.description, show_default=_shown(default))
         else:
             annotation = str | None
             option = typer.Option(
@@ -152,9 +150,7 @@ def _parse(name: str, value: str | bool) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip())
     choices = typing.get_args(kind)
     return (
-        int(value)
-        if choices and all(isinstance(choice, int) for choice in choices) and value.isdigit()
-        else value
+        int(value) if choices and all(isinstance(choice, int) for choice in choices) and value.isdigit() else value
     )
 
 
@@ -199,9 +195,7 @@ def train(
     settings = config_from_mapping(values, source=str(file) if file else "")
     console = Console()
     if settings.encoder_weights == "none":
-        console.say(
-            f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks"
-        )
+        console.say(f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks")
     dataset = Dataset.open(data, classes=_classes(settings.classes), ignore=settings.ignore)
     result = run_training(
         dataset, folder, settings, resume=resume, start_from=start_from, use_cache=cache, progress=console
@@ -273,9 +267,7 @@ def predict(
     console = Console()
     predictor = Predictor(model, device=device, precision=precision)
     images = find_images(inputs)
-    written = predict_files(
-        predictor, images, out, overlay=overlay, probabilities=probabilities, progress=console
-    )
+    written = predict_files(predictor, images, out, overlay=overlay, probabilities=probabilities, progress=console)
     console.say(f"{written} masks in {out}")
 
 

@@ -128,6 +128,7 @@ def _is_image(path: Path) -> bool:
 def _unique_names(found: Sequence[tuple[str, Path]]) -> dict[str, Path]:
     """Give each file a name of its own: its stem, then with its suffix, then with a number."""
     named: dict[str, Path] = {}
+    taken: set[str] = set()
     seen: set[Path] = set()
     for name, path in found:
         if path.resolve() in seen:
@@ -136,10 +137,15 @@ def _unique_names(found: Sequence[tuple[str, Path]]) -> dict[str, Path]:
         candidates = itertools.chain(
             [name, f"{name}_{path.suffix[1:].lower()}"], (f"{name}_{number}" for number in itertools.count(2))
         )
-        # Case-insensitive, since the folder may be on a disk that does not tell A.png from a.png.
-        taken = {other.casefold() for other in named}
-        named[next(name for name in candidates if name.casefold() not in taken)] = path
+        # Folded, since the folder may be on a disk that does not tell A.png from a.png.
+        name = next(name for name in candidates if not _outputs(name) & taken)
+        taken |= _outputs(name)
+        named[name] = path
     return named
+
+
+def _outputs(name: str) -> set[str]:
+    return {f"{name}{ending}".casefold() for ending in ("", "_overlay", "_probabilities")}
 
 
 def predict_files(

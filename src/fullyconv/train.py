@@ -16,6 +16,7 @@ from fullyconv.check import DataSummary, check_dataset
 from fullyconv.checkpoint import RunLock, load_newest, save_checkpoint
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
+from fullyconv.decoder import Decoder
 from fullyconv.device import choose_device, choose_precision, seed_everything, set_threads
 from fullyconv.errors import DataError, TrainingError, UsageError
 from fullyconv.feature_cache import FeatureCache
@@ -156,7 +157,7 @@ class _Session:
             self.optimizer.load_state_dict(state["optimizer"])
             history = state["history"]
             self.run.say(f"resuming after epoch {len(history)} of {self.epochs}")
-        best = max((row["mean_iou"] for row in history), default=-1.0)
+        best = max((row["mean_iou"] for row in history), default=-1.0) if self.run.best.exists() else -1.0
         for epoch in range(len(history), self.epochs):
             if self._exhausted(history):
                 self.run.say(f"val mean IoU has not risen for {self.config.patience} epochs: stopping early")
@@ -207,32 +208,23 @@ class _Session:
             "lr": self.optimizer.param_groups[0]["lr"],
             "seconds": round(time.perf_counter() - start, 3),
         }
+        validated = time.perf_counter() - start - trained
         self.run.say(
             f"epoch {epoch + 1}/{self.epochs}  loss {row['loss']:.4f}  val mean IoU {report.mean_iou:.4f}"
-            f"  pixel accuracy {report.pixel_accuracy:.4f}  ({duration(trained)} + {duration(time.perf_counter() - start - trained)} val)"
+            f"  pixel accuracy {report.pixel_accuracy:.4f}  ({duration(trained)} + {duration(validated)} val)"
         )
         return row
 
     def _step(self, batch: PointBatch | MapBatch) -> float:
         """Take one step of the optimiser and return the loss before it."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(batch)
+        loss = step_loss(self.decoder, batch, self.config.loss, self.weights)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(f"the loss is {value}", hint="lower --lr; the best model so far is kept")
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return value
-
-    def _loss(self, batch: PointBatch | MapBatch) -> Tensor:
-        if isinstance(batch, PointBatch):
-            return pixel_cross_entropy(self.decoder.point_logits(batch.points), batch.targets, self.weights)
-        logits = self.decoder(batch.features, batch.size)
-        stride = self.decoder.output_stride
-        if self.config.loss == "full":
-            return map_cross_entropy(upsample_logits(logits, stride, batch.size), batch.targets, self.weights)
-        drawn = pixel_logits(logits, stride, batch.rows, batch.columns)
-        return pixel_cross_entropy(drawn.flatten(0, 1), batch.drawn_targets.flatten(), self.weights)
 
     @torch.no_grad()
     def _validate(self) -> Report:
@@ -325,7 +317,6 @@ class _Session:
         save_picture(self._panel(), self.run.path / "validation.png")
         return TrainResult(self.run.path, self.run.best, report, history)
 
-
     def _panel(self) -> Any:
         """Draw a few validation samples, spread over the split: image, target, prediction, overlay."""
         val = self.splits["val"]
@@ -355,6 +346,26 @@ def build_model(config: TrainConfig, data: Dataset) -> FCN:
         scales=config.scales,
         **options[config.decoder](),
     )
+
+
+def step_loss(decoder: Decoder, batch: PointBatch | MapBatch, loss: str, weights: Tensor | None) -> Tensor:
+    """Compute the loss of a step: at drawn points, at drawn pixels of maps, or at every pixel.
+
+    Args:
+        decoder: In train mode.
+        batch: Points, or crops of feature maps.
+        loss: "sampled" or "full".
+        weights: C float class weights with expectation 1, or None.
+    """
+    if isinstance(batch, PointBatch):
+        return pixel_cross_entropy(decoder.point_logits(batch.points), batch.targets, weights)
+    logits = decoder(batch.features, batch.size)
+    if loss == "full":
+        return map_cross_entropy(
+            upsample_logits(logits, decoder.output_stride, batch.size), batch.targets, weights
+        )
+    drawn = pixel_logits(logits, decoder.output_stride, batch.rows, batch.columns)
+    return pixel_cross_entropy(drawn.flatten(0, 1), batch.drawn_targets.flatten(), weights)
 
 
 def one_cycle(position: float) -> float:

@@ -1,0 +1,55 @@
+"""Evaluation knows a model only as something that predicts masks."""
+
+import numpy as np
+import pytest
+
+from fullyconv.dataset import Dataset
+from fullyconv.evaluate import choose_split, evaluate
+from fullyconv.synthetic import write_dataset
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("evaluate") / "data"
+    write_dataset(root, train=2, val=2, test=1, size=(48, 56), seed=5)
+    return Dataset.open(root)
+
+
+class Oracle:
+    """Predicts the target, shifted down by some rows."""
+
+    def __init__(self, data, rows=0):
+        self.class_table = data.class_table
+        self.rows = rows
+        self.answers = {data.read_image(sample).tobytes(): data.read_target(sample) for sample in data}
+
+    def predict(self, image):
+        return np.roll(self.answers[image.tobytes()], self.rows, axis=0)
+
+
+def test_the_targets_themselves_score_one(data):
+    report = evaluate(Oracle(data), data)
+    assert report.mean_iou == report.pixel_accuracy == report.mean_image_iou == 1
+
+
+def test_a_shifted_prediction_scores_what_a_double_loop_counts(data):
+    oracle = Oracle(data, rows=3)
+    counts = np.zeros((5, 5), np.int64)
+    for sample in data:
+        target, prediction = data.read_target(sample), oracle.predict(data.read_image(sample))
+        for row in range(target.shape[0]):
+            for column in range(target.shape[1]):
+                counts[target[row, column], prediction[row, column]] += 1
+    report = evaluate(oracle, data)
+    assert np.array_equal(report.counts, counts)
+    assert report.pixel_accuracy == pytest.approx(np.trace(counts) / counts.sum())
+
+
+def test_the_split_is_test_then_val_then_everything(data):
+    assert len(choose_split(data)) == 1
+    assert len(choose_split(data, "val")) == 2
+
+
+def test_where_there_is_no_test_split_val_is_taken(tmp_path):
+    write_dataset(tmp_path / "data", train=3, val=2, test=0, size=(32, 32), seed=1)
+    assert len(choose_split(Dataset.open(tmp_path / "data"))) == 2

@@ -1,0 +1,222 @@
+"""Training from a folder to a model file: what it leaves, what it refuses, and that its bits repeat."""
+
+import contextlib
+import csv
+import dataclasses
+import math
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fullyconv.batches import MapBatch
+from fullyconv.config import recipe
+from fullyconv.dataset import Dataset
+from fullyconv.errors import DataError, FullyConvError, TrainingError, UsageError
+from fullyconv.evaluate import evaluate
+from fullyconv.feature_cache import FeatureCache
+from fullyconv.model_file import load_model
+from fullyconv.progress import Silent
+from fullyconv.synthetic import write_dataset
+from fullyconv.train import build_model, one_cycle, step_loss, train
+from fullyconv.upsample import upsample_logits
+
+QUICK = {"steps": 0, "epochs": 3, "threads": 1, "hidden": 8, "scales": (1.0,), "pixels": 128, "batch": 2}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    root = tmp_path_factory.mktemp("train") / "data"
+    write_dataset(root, train=4, val=2, test=2, size=(64, 96), seed=3)
+    return Dataset.open(root)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return FeatureCache(tmp_path_factory.mktemp("features"))
+
+
+@pytest.fixture(scope="module")
+def finished(data, cache, tmp_path_factory):
+    return train(data, tmp_path_factory.mktemp("runs") / "run", recipe(**QUICK), cache=cache)
+
+
+class InterruptBefore(Silent):
+    """Ctrl-C as an epoch begins."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def track(self, label, total):
+        if label.startswith(f"epoch {self.epoch} of"):
+            raise KeyboardInterrupt
+        return super().track(label, total)
+
+
+def weights_of(result, name="last.safetensors"):
+    return (result.run / name).read_bytes()
+
+
+def test_a_run_leaves_its_files_and_nothing_else(finished):
+    assert sorted(path.name for path in finished.run.iterdir()) == [
+        "best.safetensors",
+        "checkpoint",
+        "config.toml",
+        "curves.png",
+        "last.safetensors",
+        "log.txt",
+        "metrics.csv",
+        "split.csv",
+        "validation.png",
+    ]
+
+
+def test_metrics_have_a_line_for_each_epoch(finished):
+    with (finished.run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
+    assert all(math.isfinite(float(row["loss"])) for row in rows)
+
+
+def test_the_report_is_what_evaluating_the_best_model_gives(finished, data):
+    report = evaluate(finished.model, data.split("val"))
+    assert report.to_json() == finished.report.to_json()
+
+
+def test_the_loss_falls(data, cache, tmp_path):
+    result = train(data, tmp_path / "run", recipe(**{**QUICK, "epochs": 12}), cache=cache)
+    losses = [row["loss"] for row in result.history]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_the_encoder_is_the_same_after_training(finished, data):
+    before = build_model(recipe(**QUICK), data).encoder
+    assert load_model(finished.model).encoder.digest() == before.digest()
+
+
+@pytest.mark.parametrize("changes", [{}, {"recipe": "fast", "pixels": 128, "epochs": 2}])
+def test_the_same_seed_ends_in_the_same_bits_with_and_without_cache(changes, data, cache, tmp_path):
+    settings = {**QUICK, **changes}
+    config = recipe(settings.pop("recipe", "default"), **settings)
+    first = train(data, tmp_path / "first", config, cache=cache)
+    without = train(data, tmp_path / "without", config, use_cache=False)
+    assert weights_of(first) == weights_of(without)
+    assert weights_of(first, "best.safetensors") == weights_of(without, "best.safetensors")
+
+
+def test_another_seed_ends_in_other_weights(finished, data, cache, tmp_path):
+    other = train(data, tmp_path / "run", recipe(**QUICK, seed=1), cache=cache)
+    assert weights_of(other) != weights_of(finished)
+
+
+@pytest.mark.parametrize("epochs_done", [1, 2, 3])
+def test_a_resumed_run_ends_in_the_bits_of_an_uninterrupted_one(epochs_done, finished, data, cache, tmp_path):
+    run = tmp_path / "run"
+    with contextlib.suppress(KeyboardInterrupt):
+        train(data, run, recipe(**QUICK), cache=cache, progress=InterruptBefore(epochs_done + 1))
+    result = train(data, run, recipe(**QUICK), resume=True, cache=cache)
+    assert weights_of(result) == weights_of(finished)
+    assert weights_of(result, "best.safetensors") == weights_of(finished, "best.safetensors")
+
+
+def test_a_run_folder_is_never_overwritten(finished, data):
+    before = weights_of(finished)
+    with pytest.raises(UsageError, match="is there already and is not empty"):
+        train(data, finished.run, recipe(**QUICK))
+    assert weights_of(finished) == before
+
+
+def test_resuming_with_other_data_is_refused(finished, tmp_path):
+    write_dataset(tmp_path / "other", train=3, val=1, test=0, size=(64, 64), seed=9)
+    run = shutil.copytree(finished.run, tmp_path / "run")
+    with pytest.raises(DataError, match="are not those with which the run"):
+        train(Dataset.open(tmp_path / "other"), run, recipe(**QUICK), resume=True)
+
+
+def test_without_a_val_split_a_seeded_one_is_made_and_kept(tmp_path, cache):
+    write_dataset(tmp_path / "data", train=5, val=0, test=0, size=(64, 64), seed=2)
+    result = train(Dataset.open(tmp_path / "data"), tmp_path / "run", recipe(**QUICK), cache=cache)
+    splits = (result.run / "split.csv").read_text().split()
+    assert sum(line.startswith(chr(34) + "val") for line in splits) == 1
+
+
+def test_started_from_another_model_the_shared_decoder_weights_are_taken_over(data, cache, tmp_path):
+    coarse = recipe(**{**QUICK, "decoder": "fcn", "stride": 32})
+    first = train(data, tmp_path / "32s", coarse, cache=cache)
+    finer = dataclasses.replace(coarse, stride=16)
+    second = train(data, tmp_path / "16s", finer, cache=cache, start_from=first.model)
+    assert "tensors taken over" in (second.run / "log.txt").read_text()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_best_model(data, cache, tmp_path, monkeypatch):
+    calls = []
+
+    def broken(*args):
+        calls.append(args)
+        loss = step_loss(*args)
+        return loss * math.nan if len(calls) > 6 else loss
+
+    monkeypatch.setattr(sys.modules["fullyconv.train"], "step_loss", broken)
+    with pytest.raises(TrainingError, match="the loss is nan"):
+        train(data, tmp_path / "run", recipe(**QUICK), cache=cache)
+    assert load_model(tmp_path / "run" / "best.safetensors").class_table.num_classes == 5
+
+
+def test_early_stopping_ends_a_run_whose_val_does_not_rise(data, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["fullyconv.train"], "one_cycle", lambda position: 0.0)
+    result = train(data, tmp_path / "run", recipe(**{**QUICK, "epochs": 9, "patience": 2}), cache=cache)
+    assert len(result.history) < 9
+    assert "stopping early" in (result.run / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"decoder": "fcn", "stride": 8},
+        {"decoder": "fcn_at_once", "stride": 8},
+        {"decoder": "fcn", "stride": 16, "upsampling": "learned"},
+        {"decoder": "lecture", "width": 16},
+        {"decoder": "practical", "train_on": "maps", "loss": "full"},
+        {"balance": True, "colour_views": 1, "view_scales": (0.5, 1.0)},
+    ],
+)
+def test_every_kind_of_run_trains_and_round_trips(changes, data, cache, tmp_path):
+    result = train(data, tmp_path / "run", recipe(**{**QUICK, "epochs": 1, **changes}), cache=cache)
+    assert evaluate(result.model, data.split("val")).mean_iou == result.report.mean_iou
+
+
+def test_the_sampled_loss_is_the_full_one_on_average():
+    torch.manual_seed(0)
+    decoder = torch.nn.Conv2d(3, 4, 1)
+    decoder.output_stride = 4
+    features = torch.randn(2, 3, 4, 4)
+    model = lambda maps, size: decoder.forward(maps[0])  # noqa: E731
+    model.output_stride = 4
+    targets = torch.randint(0, 4, (2, 16, 16))
+    every = torch.arange(256).expand(2, -1)
+    batch = MapBatch([features], (16, 16), targets, every // 16, every % 16)
+    sampled = step_loss(model, batch, "sampled", None)
+    full = step_loss(model, batch, "full", None)
+    assert torch.allclose(sampled, full, atol=1e-6)
+    assert upsample_logits(decoder(features), 4, (16, 16)).shape == (2, 4, 16, 16)
+
+
+def test_one_cycle_rises_then_falls_to_nearly_nothing():
+    rates = np.array([one_cycle(position) for position in np.linspace(0, 1, 101)])
+    assert rates[0] == pytest.approx(1 / 25)
+    assert rates.argmax() == 30
+    assert rates.max() == pytest.approx(1)
+    assert rates[-1] == pytest.approx(1e-4)
+
+
+def test_one_wrong_mask_ends_the_run_before_the_first_epoch(tmp_path, cache):
+    write_dataset(tmp_path / "data", train=2, val=1, test=0, size=(64, 64), seed=2)
+    path = tmp_path / "data" / "masks" / "train" / "0001.png"
+    Image.fromarray(np.full((64, 64), 77, np.uint8)).save(path)
+    with pytest.raises(FullyConvError, match="77") as caught:
+        train(Dataset.open(tmp_path / "data"), tmp_path / "run", recipe(**QUICK), cache=cache)
+    assert "0001.png" in str(caught.value)
+    assert not (tmp_path / "run" / "metrics.csv").exists()
