@@ -2,7 +2,7 @@
 
     python benchmarks/train_epoch.py ../shared/data/camvid --ignore 11
 
-For the fast recipe on EfficientNet-Lite0 and for the lecture's network on VGG16 (random weights: the time is the same).
+For the fast recipe on EfficientNet-Lite0 and for the lecture's network on VGG16 (random weights: as fast).
 All figures are seconds an image and view, each the median of rounds that take the variants in turn:
 
     in the loop, full loss      the encoder computes each view, cross entropy at every pixel

@@ -91,7 +91,7 @@ def test_many_classes_leave_small_mistakes_unwritten():
 
 @pytest.mark.parametrize("number", [1, 2, 20])
 def test_a_confusion_matrix_of_any_number_of_classes_can_be_saved(tmp_path, number):
-    names = ["$x$ 裂纹 " + "very long " * 5 + str(index) for index in range(number)]
+    names = [f"{index} $\\frac$ 裂纹 " + "very long " * 5 for index in range(number)]
     save_picture(confusion_figure(np.eye(number, dtype=np.int64), names), tmp_path / "confusion.png")
     assert (tmp_path / "confusion.png").stat().st_size > 1000
 

@@ -313,7 +313,8 @@ def cache_info(as_json: Json = False) -> None:
         sys.stdout.write(json.dumps(values) + "\n")
     else:
         sys.stdout.write(
-            f"{found.folder}: {found.entries} entries, {found.bytes / 1e9:.2f} GB of at most {found.limit / 1e9:.2f} GB\n"
+            f"{found.folder}: {found.entries} entries, "
+            f"{found.bytes / 1e9:.2f} GB of at most {found.limit / 1e9:.2f} GB\n"
         )
 
 

@@ -145,7 +145,8 @@ def describe(description: Mapping[str, Any]) -> str:
         f"encoder (fixed)  {encoder['name']}, weights: {encoder['weights_source']} ({encoder['weights_licence']})",
         f"features         image scales {scales}; receptive fields: {fields}",
         f"decoder          {decoder['name']}: {settings}",
-        f"output stride    {description['output_stride']}; images are padded to multiples of {description['stride_grid']}",
+        f"output stride    {description['output_stride']}",
+        f"size policy      {description['size_policy']}: to multiples of {description['stride_grid']}",
     ]
     if training:
         lines.append(

@@ -110,7 +110,7 @@ def find_images(inputs: Sequence[str | Path]) -> dict[str, Path]:
         else:
             images = [
                 (Path(Path(name).name), Path(name))
-                for name in sorted(glob(str(item), recursive=True))
+                for name in sorted(glob(str(item), recursive=True))  # noqa: PTH207 - absolute patterns, too
                 if _is_image(Path(name))
             ]
         if not images:
