@@ -246,6 +246,13 @@ class MapBatches:
         columns = torch.cat([crop.columns for crop in crops]).to(self.device)
         return replace(crops[0], features=features, targets=targets, rows=rows, columns=columns)
 
+    def read_ahead(self, progress: Progress) -> None:
+        """Compute the maps that are not cached yet, and hold what fits in memory; nothing without a cache."""
+        if self.reader.cache is not None:
+            with progress.track("reading features", len(self.items)) as step:
+                for _ in self._read_all(self.items):
+                    step()
+
     def _read_all(self, items: list[tuple[Sample, View]]) -> Iterator[tuple[Features, Tensor]]:
         """Yield maps and target of items in order, from memory where they are held."""
         missing = self.reader.all_maps(item for item in items if item not in self._held)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from fullyconv.model_file import load_model, save_model
 from fullyconv.pictures import save_picture, validation_panel
 from fullyconv.progress import Progress, Silent, duration
 from fullyconv.run_folder import RunFolder
-from fullyconv.transforms import PLAIN, make_views
+from fullyconv.transforms import PLAIN, View, make_views
 from fullyconv.upsample import pixel_logits, predict_mask, upsample_logits
 
 __all__ = ["TrainResult", "train"]
@@ -248,10 +248,14 @@ class _Session:
             yield predict_mask(logits, self.decoder.output_stride, target.shape)[0].cpu().numpy(), target
 
     def _batches(self) -> PointBatches | MapBatches:
+        """Read the features of the train split, and say what that costs and saves."""
         config, dataset = self.config, self.splits["train"]
         views = make_views(config.mirror, config.view_scales, config.colour_views)
+        self._switch_off_what_does_not_pay(views)
+        start = time.perf_counter()
+        batches: PointBatches | MapBatches
         if config.train_on == "points":
-            return PointBatches(
+            batches = PointBatches(
                 self.reader,
                 dataset,
                 views,
@@ -261,17 +265,45 @@ class _Session:
                 seed=config.seed,
                 progress=self.run,
             )
-        return MapBatches(
-            self.reader,
-            dataset,
-            views,
-            decoder=self.decoder,
-            sizes=list(self.summaries["train"].sizes),
-            crop=config.crop,
-            count=0 if config.loss == "full" else config.pixels,
-            batch=config.batch,
-            seed=config.seed,
-        )
+            kept = f"{len(batches.targets)} points"
+        else:
+            batches = MapBatches(
+                self.reader,
+                dataset,
+                views,
+                decoder=self.decoder,
+                sizes=list(self.summaries["train"].sizes),
+                crop=config.crop,
+                count=0 if config.loss == "full" else config.pixels,
+                batch=config.batch,
+                seed=config.seed,
+            )
+            batches.read_ahead(self.run)
+            kept = "maps"
+        cost = duration(time.perf_counter() - start)
+        if self.reader.cache is not None or config.train_on == "points":
+            count = len(dataset) * len(views)
+            self.run.say(f"features of {count} views read once in {cost} ({kept}); every epoch saves as much")
+        else:
+            self.run.say("features are computed anew in every epoch")
+        if self.cache is not None and self.cache.failure:
+            self.run.say(f"feature cache off: {self.cache.failure}")
+        return batches
+
+    def _switch_off_what_does_not_pay(self, views: Sequence[View]) -> None:
+        """Leave the cache out where it could not hold the maps that the run reads again and again."""
+        if self.cache is None:
+            return
+        sizes = list(self.summaries["val"].sizes)
+        if self.config.train_on == "maps":
+            sizes += [view.size(size) for size in self.summaries["train"].sizes for view in views]
+        needed = sum(self.reader.map_bytes(size) for size in sizes)
+        if needed > self.cache.limit:
+            self.run.say(
+                f"feature cache off: the maps of this run would take {needed / 1e9:.1f} GB, "
+                f"the cache may hold {self.cache.limit / 1e9:.1f} GB"
+            )
+            self.cache = self.reader.cache = self.val_reader.cache = None
 
     def _class_weights(self, summary: DataSummary) -> Tensor | None:
         if not self.config.balance:

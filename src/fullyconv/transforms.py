@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import ImageEnhance
 
-from fullyconv.shapes import Image, Mask
+from fullyconv.shapes import Image, Mask, Size
 
 __all__ = ["PLAIN", "View", "make_views"]
 
@@ -35,7 +35,7 @@ class View:
         """Return this view of an H x W x 3 uint8 image; `seed` makes the colours differ between images."""
         if self.scale != 1:
             image = np.asarray(
-                PillowImage.fromarray(image).resize(self._size(image), PillowImage.Resampling.BILINEAR)
+                PillowImage.fromarray(image).resize(self._width_height(image), PillowImage.Resampling.BILINEAR)
             )
         if self.colour:
             image = _recolour(image, random.Random(f"{self.colour} {seed}"))
@@ -44,12 +44,18 @@ class View:
     def apply_mask(self, mask: Mask) -> Mask:
         """Return this view of an H x W mask of class indices: nearest pixel, so no new class appears."""
         if self.scale != 1:
-            mask = np.asarray(PillowImage.fromarray(mask).resize(self._size(mask), PillowImage.Resampling.NEAREST))
+            mask = np.asarray(
+                PillowImage.fromarray(mask).resize(self._width_height(mask), PillowImage.Resampling.NEAREST)
+            )
         return np.ascontiguousarray(mask[:, ::-1]) if self.mirror else mask
 
-    def _size(self, array: Image) -> tuple[int, int]:
-        height, width = array.shape[:2]
-        return max(1, round(width * self.scale)), max(1, round(height * self.scale))
+    def size(self, size: Size) -> Size:
+        """Return the (height, width) of this view of an image of (height, width) `size`."""
+        return max(1, round(size[0] * self.scale)), max(1, round(size[1] * self.scale))
+
+    def _width_height(self, array: Image) -> tuple[int, int]:
+        height, width = self.size(array.shape[:2])
+        return width, height
 
 
 PLAIN = View()
