@@ -284,3 +284,7 @@ def test_a_table_can_be_compared_and_hashed_after_use():
     table = ClassTable.from_names(["a", "b"])
     table.decode(np.zeros((1, 1), np.uint8))
     assert {table} == {ClassTable.from_names(["a", "b"])}
+
+
+def test_ignored_values_are_kept_in_one_order_without_255():
+    assert ClassTable.from_names(["a", "b"], [9, 255, 3, 9]).ignored == (3, 9)

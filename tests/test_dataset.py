@@ -157,6 +157,11 @@ def test_255_by_flag_is_ignored_in_masks_of_0_and_255(tmp_path):
     assert targets(with_names) == [[[0, 255]]]
 
 
+def test_two_classes_that_are_left_of_three_fit_binary_masks(tmp_path):
+    dataset = Dataset.open(make(tmp_path, [[0, 255]]), classes=["a", "b", "c"], ignore=[2])
+    assert (dataset.class_table.names, dataset.class_table.values) == (("a", "b"), (0, 255))
+
+
 def test_three_declared_classes_are_not_binary(tmp_path):
     dataset = Dataset.open(make(tmp_path, [[0, 255]]), classes=["a", "b", "c"])
     assert targets(dataset) == [[[0, 255]]]
