@@ -50,9 +50,7 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        app(standalone_mode=False)
-    except typer.Exit as end:
-        sys.exit(end.exit_code)
+        code = app(standalone_mode=False)  # typer returns the code of an Exit, and 130 after Ctrl-C
     except FullyConvError as error:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
@@ -60,6 +58,9 @@ def main() -> None:
     except _click_exception() as error:
         error.show()
         sys.exit(2)
+    if code == 130:
+        _fail("interrupted", 130)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _terminated(number: int, frame: object) -> NoReturn:
