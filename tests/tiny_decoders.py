@@ -17,6 +17,7 @@ FORMS = {
     "practical, linear": ("practical", None, {}),
     "practical, hidden": ("practical", 8, {"hidden": 6, "dropout": 0.5}),
     "practical, coarse": ("practical", 8, {"output_stride": 16}),
+    "practical, coarsest": ("practical", 8, {"output_stride": 32}),
     "FCN-32s": ("fcn", 32, {}),
     "FCN-16s": ("fcn", 16, {}),
     "FCN-8s": ("fcn", 8, {}),
