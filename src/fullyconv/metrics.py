@@ -258,9 +258,7 @@ def _bytes(mask: npt.NDArray[Any], what: str) -> npt.NDArray[np.uint8]:
     return mask.reshape(-1)
 
 
-def _joint_histogram(
-    target: npt.NDArray[np.uint8], prediction: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.int64]:
+def _joint_histogram(target: npt.NDArray[np.uint8], prediction: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """Count pairs of values: 256 x 256 int64.
 
     With ignored and impossible values among them, masking and range checks are sums over this table.
