@@ -85,7 +85,7 @@ def test_an_image_cut_short_is_found_before_training(tmp_path):
 def test_a_damaged_mask_is_named(tmp_path):
     dataset = Dataset.open(make(tmp_path, [[0, 1]]))
     (tmp_path / "masks" / "0.png").write_bytes(b"\x89PNG")
-    with pytest.raises(DataError, match=r"masks/0\.png: expected an image, got content that is none"):
+    with pytest.raises(DataError, match=r"masks/0\.png: expected an image, got 4 bytes that are none"):
         check_dataset(dataset)
 
 

@@ -62,6 +62,11 @@ def test_an_ignored_value_in_the_middle_leaves_contiguous_indices(classes_txt):
     assert table.encode(indices).tolist() == [[0, 255, 2, 3]]
 
 
+def test_the_order_of_lines_does_not_matter(classes_txt):
+    table = ClassTable.from_file(classes_txt)
+    assert ClassTable.from_entries(table.classes[::-1]) == table
+
+
 def test_a_declared_value_255_is_ignored(tmp_path):
     path = tmp_path / "classes.txt"
     path.write_text("0,a,1,1,1\n1,b,2,2,2\n255,border,224,224,192\n", encoding="utf-8")
@@ -278,6 +283,7 @@ def test_values_are_shortened_only_where_nothing_is_lost():
     assert value_text(range(11)) == "0..10"
     assert value_text([0, 1]) == "0, 1"
     assert value_text([0, 1, 3]) == "0, 1, 3"
+    assert value_text([0, 1, 2, 4, 6, 7, 8, 9, 11, 12]) == "0..2, 4, 6..9, 11, 12"
 
 
 def test_a_table_can_be_compared_and_hashed_after_use():

@@ -57,7 +57,7 @@ def test_classes_txt_beside_a_list_is_found(tmp_path):
 def test_an_ignored_value_in_the_middle_is_said_and_not_shifted_in_silence(tmp_path):
     dataset = Dataset.open(make(tmp_path, [[0, 1, 2, 3]], classes=CLASSES), ignore=[1])
     assert targets(dataset) == [[[0, 255, 1, 2]]]
-    assert "class indices 0..2 are the mask values 0, 2, 3" in dataset.notes[0]
+    assert "mask values 0, 2, 3 have the class indices 0..2" in dataset.notes[0]
 
 
 @pytest.mark.parametrize("classes", [["a", "b", "c"], "a,b, c"])
@@ -80,15 +80,22 @@ def test_values_without_names_are_classes_by_a_map_that_is_said(tmp_path):
     assert dataset.class_table.values == (200, 210, 220)
     assert targets(dataset) == [[[0, 2, 255]], [[1, 255, 255]]]
     assert dataset.notes == (
-        "2 samples in images + masks; no classes are declared, so that the 3 mask values found, 200, 210, 220, "
-        "are the classes; class indices 0..2 are the mask values 200, 210, 220; values 7 and 255 are ignored.",
+        "2 samples in images + masks; no classes are declared: the mask values found are the classes; "
+        " mask values 200, 210, 220 have the class indices 0..2; values 7 and 255 are ignored.",
     )
 
 
-def test_very_many_undeclared_values_are_remarked_upon(tmp_path):
-    dataset = Dataset.open(make(tmp_path, [list(range(100))]))
-    assert dataset.class_table.num_classes == 100
-    assert "resized or compressed" in dataset.notes[1]
+def test_values_without_names_that_are_their_own_indices_need_no_map(tmp_path):
+    dataset = Dataset.open(make(tmp_path, [[0, 1, 2]]))
+    assert "; no classes are declared: the mask values found, 0..2, are the classes; value 255" in dataset.notes[0]
+
+
+def test_very_many_values_are_classes_only_where_declared(tmp_path):
+    make(tmp_path, [list(range(65))])
+    with pytest.raises(DataError, match=r"at most 64 mask values where no classes .*, got 65") as caught:
+        Dataset.open(tmp_path)
+    assert "resized or compressed" in caught.value.hint
+    assert Dataset.open(tmp_path, classes=[f"c{i}" for i in range(65)]).class_table.num_classes == 65
 
 
 def test_palette_masks_are_indices_whatever_their_colours(tmp_path):
@@ -272,7 +279,7 @@ def test_the_table_of_a_model_comes_before_the_files(tmp_path):
     dataset = Dataset.open(make(tmp_path, [[0, 1, 2, 3]], classes=CLASSES), class_table=table)
     assert dataset.class_table == table
     assert targets(dataset) == [[[0, 255, 1, 255]]]
-    assert "masks are read with the model's table of 2 classes; class indices" in dataset.notes[0]
+    assert "masks are read with the model's table of 2 classes; mask values 0, 2 have" in dataset.notes[0]
 
 
 def test_a_model_of_index_masks_does_not_take_255_for_a_class(tmp_path):

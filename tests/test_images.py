@@ -217,7 +217,7 @@ def test_a_truncated_file_is_named(tmp_path, suffix, read):
 
 def test_text_is_no_image(tmp_path):
     (tmp_path / "a.png").write_text("Not found", encoding="utf-8")
-    with pytest.raises(DataError, match=r"a\.png: expected an image, got content that is none \(9 bytes\)"):
+    with pytest.raises(DataError, match=r"a\.png: expected an image, got 9 bytes that are none"):
         read_image(tmp_path / "a.png")
 
 

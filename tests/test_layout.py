@@ -113,10 +113,11 @@ def test_an_empty_or_missing_folder_is_refused(tmp_path):
         find_samples(tmp_path / "nowhere")
 
 
-def test_the_images_folder_itself_is_answered_with_the_one_above(tmp_path):
-    make(tmp_path, "images/a.png", "masks/a.png")
-    with pytest.raises(DataError, match=r"images and masks missing, got a\.png") as caught:
-        find_samples(tmp_path / "images")
+@pytest.mark.parametrize("folder", ["images", "masks/train"])
+def test_a_folder_within_the_data_is_answered_with_the_one_above(tmp_path, folder):
+    make(tmp_path, "images/a.png", "masks/train/a.png")
+    with pytest.raises(DataError, match=r"images and masks missing, got") as caught:
+        find_samples(tmp_path / folder)
     assert "the folder above" in caught.value.hint
 
 

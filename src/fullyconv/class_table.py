@@ -145,7 +145,7 @@ class ClassTable:
         encoding: Encoding = "index",
         where: str = "class table",
     ) -> "ClassTable":
-        """Make a table of declared entries, the ignored ones among them left out.
+        """Make a table of declared entries in the order of their values, the ignored ones left out.
 
         Args:
             entries: Declared classes; one with value 255 is ignored unless the encoding is binary.
@@ -158,7 +158,7 @@ class ClassTable:
             DataError: No class is left, or the entries contradict each other.
         """
         left_out = {int(value) for value in ignored} | ({IGNORE_INDEX} if encoding != "binary" else set())
-        kept = [entry for entry in entries if entry.value not in left_out]
+        kept = sorted((e for e in entries if e.value not in left_out), key=lambda entry: entry.value)
         colors = [entry.color for entry in entries if entry.value in left_out]
         if encoding == "binary":
             kept = [replace(entry, value=255 if i else entry.value) for i, entry in enumerate(kept)]
@@ -375,11 +375,15 @@ def entries_of_names(names: Sequence[str]) -> tuple[ClassEntry, ...]:
     return tuple(ClassEntry(name.strip(), i, default_color(i)) for i, name in enumerate(names))
 
 
-def value_text(values: Sequence[int]) -> str:
-    """Mask values for a message: "0..10" where they are consecutive, else "0, 1, 3"."""
-    if len(values) > 2 and list(values) == list(range(values[0], values[0] + len(values))):
-        return f"{values[0]}..{values[-1]}"
-    return ", ".join(str(value) for value in values)
+def value_text(values: Iterable[int]) -> str:
+    """Mask values for a message, three or more in a row shortened: "0..4, 6, 7"."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
 
 
 def _packed(colors: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:

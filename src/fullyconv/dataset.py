@@ -29,8 +29,7 @@ __all__ = ["Dataset", "Sample"]
 
 CLASSES_FILE = "classes.txt"
 _COLOR_MODES = ("RGB", "RGBA")
-_UNDECLARED = "no classes are declared"
-_MANY_VALUES = 32  # more undeclared values than this are usually an accident
+_MOST_UNDECLARED = 64  # more values than this are rarely classes: masks that were resized have 200
 
 
 @dataclass(frozen=True)
@@ -232,7 +231,7 @@ def _find_classes(
         words = f"masks are RGB with the {table.num_classes} colours of {declared.source}"
         return _at_least_two(table, where), words
     kept = [entry for entry in declared.entries if entry.value not in ignore] if declared else []
-    two = not declared or [entry.value for entry in kept] in ([0, 1], [0, 255])
+    two = not declared or sorted(entry.value for entry in kept) in ([0, 1], [0, 255])
     may_be_binary = two and IGNORE_INDEX not in ignore
     found = _values_in(masks, modes) if not declared or colored or may_be_binary else frozenset()
     if may_be_binary and found == {0, 255}:
@@ -249,10 +248,20 @@ def _find_classes(
             f"{where}: expected class values in the masks, got nothing but ignored ones",
             hint=f"{_ignored_text((*ignore, IGNORE_INDEX))}: is that meant?",
         )
+    if len(values) > _MOST_UNDECLARED:
+        raise DataError(
+            f"{where}: expected at most {_MOST_UNDECLARED} mask values where no classes are declared, "
+            f"got {len(values)}",
+            hint="masks that were resized or compressed hold values between classes; else write classes.txt",
+        )
     table = ClassTable.from_values(values, ignore)
-    return _at_least_two(table, where), (
-        f"{_UNDECLARED}, so that the {len(values)} mask values found, {value_text(values)}, are the classes"
-    )
+    which = "" if _has_map(table) else f", {value_text(values)},"  # where there is a map, the notes have it
+    return _at_least_two(table, where), f"no classes are declared: the mask values found{which} are the classes"
+
+
+def _has_map(table: ClassTable) -> bool:
+    """Whether class indices differ from mask values in a way that has to be said."""
+    return table.encoding != "binary" and table.values != tuple(range(table.num_classes))
 
 
 def _at_least_two(table: ClassTable, where: str) -> ClassTable:
@@ -289,14 +298,13 @@ def _notes(layout: Layout, table: ClassTable, meaning: str) -> tuple[str, ...]:
     if layout.stripped:
         parts.append(f"mask names end in {' or '.join(sorted(layout.stripped))}")
     parts.append(meaning)
-    if table.encoding != "binary" and table.values != tuple(range(table.num_classes)):
-        parts.append(f"class indices 0..{table.num_classes - 1} are the mask values {value_text(table.values)}")
+    if _has_map(table):
+        values = value_text(table.values)
+        parts.append(f"mask values {values} have the class indices {value_text(range(table.num_classes))}")
     ignored = (*table.ignored, *(() if table.encoding == "binary" else (IGNORE_INDEX,)))
     if ignored:
         parts.append(_ignored_text(ignored))
     notes = ["; ".join(parts) + "."]
-    if meaning.startswith(_UNDECLARED) and table.num_classes > _MANY_VALUES:
-        notes.append("So many values often come from masks that were resized or compressed: look at them.")
     if layout.skipped:
         notes.append(f"Files that are no images are left out ({suffix_counts(layout.skipped)}).")
     return tuple(notes)

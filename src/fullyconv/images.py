@@ -220,7 +220,7 @@ def _within_8_bits(values: _Array, where: str) -> npt.NDArray[np.uint8]:
         raise DataError(
             f"{where}: expected mask values 0..255, got {value} "
             f"({count} pixels, first at row {row}, column {column})",
-            hint="at most 255 classes are possible: map the values to 0..254 and save the mask as 8-bit PNG",
+            hint="map the values to 0..254, or 255 for pixels without a class, and save the mask as 8-bit PNG",
         )
     return values.astype(np.uint8)
 
@@ -313,7 +313,7 @@ def _opened(path: str | Path) -> Iterator[PillowImage.Image]:
         ) from error
     except UnidentifiedImageError as error:
         raise DataError(
-            f"{where}: expected an image, got content that is none ({path.stat().st_size} bytes)",
+            f"{where}: expected an image, got {path.stat().st_size} bytes that are none",
             hint="the file is damaged or of another format: replace it or take it away",
         ) from error
     except Exception as error:  # damaged files make Pillow raise a dozen kinds

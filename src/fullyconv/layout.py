@@ -33,7 +33,8 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-_EXPECTED = "expected images/ and masks/, with train, val or test folders above or below or without any"
+_EXPECTED = "expected images/ and masks/ (train, val, test above or below them, or neither)"
+_LIST = "a text file with `image mask [split]` a line can be given, too"
 _SHOWN = 3
 
 
@@ -89,7 +90,10 @@ def find_samples(path: str | Path) -> Layout:
             return _read_folders(root)
     except OSError as error:
         raise DataError(f"{show_path(error.filename or root)}: cannot be read: {error.strerror}") from error
-    raise DataError(f"{show_path(root)}: expected a data folder or a list of pairs, got nothing there")
+    raise DataError(
+        f"{show_path(root)}: expected a data folder or a list of pairs, got nothing there",
+        hint="a folder with images and masks, or a text file with `image mask [split]` a line",
+    )
 
 
 def ordered(samples: Iterable[Sample]) -> tuple[Sample, ...]:
@@ -183,10 +187,8 @@ def _pair_of_folders(folder: Path) -> tuple[Path, Path]:
         return images, masks
     content = [entry.name + "/" * entry.is_dir() for entry in _entries(folder)]
     got = _some(content) if content else "an empty folder"
-    if folder.name.casefold() in (*IMAGE_FOLDERS, *MASK_FOLDERS):
-        hint = "give the folder above, which has images and masks side by side"
-    else:
-        hint = "or a text file with `image mask [split]` a line"
+    inside = {folder.name.casefold(), folder.parent.name.casefold()} & {*IMAGE_FOLDERS, *MASK_FOLDERS}
+    hint = "give the folder above, which has images and masks side by side" if inside else _LIST
     missing = "masks" if images else "images" if masks else "images and masks"
     raise DataError(f"{show_path(folder)}: {_EXPECTED}; {missing} missing, got {got}", hint=hint)
 
