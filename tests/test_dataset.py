@@ -81,7 +81,7 @@ def test_values_without_names_are_classes_by_a_map_that_is_said(tmp_path):
     assert targets(dataset) == [[[0, 2, 255]], [[1, 255, 255]]]
     assert dataset.notes == (
         "2 samples in images + masks; no classes are declared: the mask values found are the classes; "
-        " mask values 200, 210, 220 have the class indices 0..2; values 7 and 255 are ignored.",
+        "mask values 200, 210, 220 have the class indices 0..2; values 7 and 255 are ignored.",
     )
 
 
