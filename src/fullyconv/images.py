@@ -5,7 +5,6 @@ is a `DataError` that names the file. `docs/concepts/data.md` has the rules for 
 """
 
 import re
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy.typing as npt
 from PIL import ExifTags, UnidentifiedImageError, features
 from PIL import Image as PillowImage
 
+from fullyconv.atomic import atomic_path
 from fullyconv.errors import DataError, UsageError
 from fullyconv.shapes import Image, Size
 
@@ -368,14 +368,8 @@ def write_image(path: str | Path, rgb: Image, *, overwrite: bool = False) -> Non
 
 
 def _write(path: Path, image: PillowImage.Image, kind: str, overwrite: bool) -> None:
-    if not overwrite and path.exists():
-        raise UsageError(f"{show_path(path)} exists already", hint="choose another folder, or allow overwriting")
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # of its own length: names may have 255 bytes
     try:
-        with temporary.open("xb") as file:
+        with atomic_path(path, overwrite=overwrite) as temporary, temporary.open("xb") as file:
             image.save(file, kind, **({"quality": 92} if kind == "JPEG" else {}))
-        temporary.replace(path)
     except OSError as error:
         raise UsageError(f"{show_path(path)}: cannot write the image: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
