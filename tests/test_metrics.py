@@ -178,7 +178,9 @@ def test_mean_image_iou_averages_images_each_over_its_own_classes():
     perfect = (mask([0, 0, 0]), mask([0, 0, 0]))
     half = (mask([1, 1]), mask([1, 2]))  # IoU 1/2 of class 1, 0 of class 2
     unlabelled = (mask([255]), mask([0]))
-    report = counted(perfect, half, unlabelled, num_classes=4).report()
+    matrix = counted(perfect, half, unlabelled, num_classes=4)
+    assert matrix.image_ious == [1, 1 / 4]
+    report = matrix.report()
     assert report.mean_image_iou == (1 + (1 / 2 + 0) / 2) / 2
     assert report.images == 3
 

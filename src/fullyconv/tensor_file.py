@@ -165,6 +165,7 @@ def read_tensor_file(path: str | Path, kind: str, version: int) -> tuple[dict[st
         tensors = safetensors.torch.load(data)
     except _UNREADABLE as error:
         raise ModelFileError(f"{where} is not a whole safetensors file: {_reason(error)}") from None
+    del data  # The tensors are copies: from here on, one of them and what the caller makes is all.
     if not isinstance(metadata, dict) or set(metadata) != {kind}:
         entries = ", ".join(sorted(map(ascii, metadata)))[:100] or "no metadata"
         raise ModelFileError(f'{where}: expected a safetensors file with the metadata "{kind}", it has {entries}')
@@ -188,7 +189,8 @@ def _read(path: Path) -> bytes:
             start = file.read(8)
             size = os.fstat(file.fileno()).st_size
             if len(start) == 8 and 2 <= _header_length(start) <= min(size - 8, _MAX_HEADER):
-                return start + file.read()
+                file.seek(0)
+                return file.read()
     except OSError as error:
         raise ModelFileError(f"{where} cannot be read: {_reason(error)}") from None
     # Only now: the header length of a good file may begin with the same bytes.
