@@ -2,7 +2,7 @@
 
     python benchmarks/recipes.py ../shared/data/camvid --ignore 11 --seeds 3
 
-A recipe is a name of `fullyconv.config.RECIPES`, optionally with changes: `fast,decoder=fcn,stride=32`. The
+A recipe is a name of `fullyconv.config.RECIPES`, optionally with changes: `default,decoder=fcn,stride=32`. The
 feature pass is over all training images and their mirror images at scale 1, by the same workers; every recipe
 computes its own features anew (its cache is a new folder), all seeds of a recipe share them.
 """
@@ -69,7 +69,9 @@ def feature_pass(dataset: Dataset, precision: torch.dtype, items: int) -> float:
 def measure(dataset: Dataset, text: str, seeds: int, folder: Path) -> dict[str, object]:
     """Train a recipe with each seed."""
     name, *changes = text.split(",")
-    settings = dict(change.split("=") for change in changes)
+    settings = {
+        key: int(value) if value.isdigit() else value for key, value in (change.split("=") for change in changes)
+    }
     ious, seconds, features = [], [], []
     cache = FeatureCache(folder / "cache")
     for seed in range(seeds):

@@ -41,7 +41,7 @@ from fullyconv.train import build_model, step_loss
 from fullyconv.transforms import PLAIN
 
 NETWORKS = {
-    "fast recipe on EfficientNet-Lite0": recipe("fast"),
+    "linear FCN-8s on EfficientNet-Lite0": recipe("fast", hidden=0, stride=8, train_on="maps", pixels=4096),
     "lecture's network on VGG16": recipe(
         "fast", decoder="lecture", encoder="vgg16", encoder_weights="none", batch=2
     ),

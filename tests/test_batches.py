@@ -480,6 +480,22 @@ def test_with_a_cache_features_are_computed_once_and_held(data, tmp_path, monkey
     assert computed(monkeypatch, found, 1) == [0]
 
 
+def test_maps_can_be_read_before_the_first_epoch(data, tmp_path, monkeypatch):
+    found = map_batches(data, views=MIRRORED, cache=FeatureCache(tmp_path / "cache"))
+    expected = drawn_of(map_batches(data, views=MIRRORED), 0)
+    listener = Listener()
+    found.read_ahead(listener)
+    assert (listener.steps, listener.total) == (6, 6)
+    assert computed(monkeypatch, found, 1) == [0]
+    assert drawn_of(found, 0) == expected
+
+
+def test_without_a_cache_nothing_is_read_before_the_first_epoch(data, monkeypatch):
+    found = map_batches(data)
+    monkeypatch.setattr(found.reader, "_compute", None)
+    found.read_ahead(Silent())
+
+
 def test_what_memory_does_not_hold_comes_from_the_cache(data, tmp_path, monkeypatch):
     monkeypatch.setattr(batches_module, "MEMORY", 4000)
     found = map_batches(data, views=MIRRORED, cache=FeatureCache(tmp_path / "cache"))

@@ -221,8 +221,8 @@ def test_the_least_recently_used_go_first(tmp_path):
     for seed, time in ((0, 400), (1, 100), (2, 300), (3, 200)):
         earlier.store(key_of(seed), tensors(seed))
         use_at(earlier, seed, time)
+    assert a_run(tmp_path).load(key_of(1)) is not None  # Used now: no longer the oldest.
     cache = a_run(tmp_path, limit=4 * size + size // 2)
-    assert cache.load(key_of(1)) is not None  # Used now: no longer the oldest.
     cache.store(key_of(4), tensors(4))
     assert present(cache, 5) == [0, 1, 2, 4]
     cache.store(key_of(5), tensors(5))
@@ -262,6 +262,17 @@ def test_an_entry_larger_than_the_limit_costs_others_nothing(stored, tmp_path):
     cache.store(key_of(1), tensors(1, cells=4000))
     assert cache.failure is not None
     assert stored.exists()
+
+
+def test_entries_that_cannot_be_removed_count(stored, tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "The process cannot access the file")
+
+    cache = a_run(tmp_path, limit=stored.stat().st_size + 100)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    cache.store(key_of(1), tensors(1))
+    assert cache.failure is not None
+    assert a_run(tmp_path).info().entries == 1
 
 
 def test_what_other_runs_store_meanwhile_is_counted_sooner_or_later(tmp_path):
@@ -439,6 +450,14 @@ def test_clearing_removes_all_entries_and_says_what_there_was(stored, tmp_path):
     assert cache.load(key_of(0)) is None
     cache.store(key_of(0), tensors())
     assert cache.info() == before
+
+
+def test_an_entry_that_appears_after_clearing_is_checked(stored, tmp_path):
+    cache, data = a_run(tmp_path), stored.read_bytes()
+    cache.load(key_of(0))
+    cache.clear()
+    stored.write_bytes(data[:-1] + b"!")
+    assert cache.load(key_of(0)) is None
 
 
 @pytest.mark.parametrize(

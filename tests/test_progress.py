@@ -74,6 +74,7 @@ def test_on_a_terminal_there_is_a_bar_that_goes_away_and_lines_stay(capsys, monk
     assert "reading features" in err
     assert "2/2" in err
     assert "a line\n" in err
+    assert err.endswith("\x1b[2K")  # The bar's line is erased.
 
 
 def test_nothing_is_said_where_nobody_listens(capsys):

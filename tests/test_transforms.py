@@ -59,6 +59,7 @@ def test_a_scaled_view_has_the_rounded_size_and_at_least_a_pixel(size, scale, ex
     view = View(scale=scale)
     assert view.apply(noise(*size, 3)).shape == (*expected, 3)
     assert view.apply_mask(noise(*size)).shape == expected
+    assert view.size(size) == expected
 
 
 @pytest.mark.parametrize("view", VIEWS, ids=str)

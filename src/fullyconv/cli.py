@@ -184,32 +184,23 @@ def train(
     given = {name: _parse(name, value) for name, value in options.items() if value is not None}
     if resume and out is None:
         raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
-    if recipe not in RECIPES:
-        raise UsageError(f"recipe has to be one of {', '.join(RECIPES)}, got {recipe!r}")
     folder = out or next_run_folder(data)
     file = folder / "config.toml" if resume and (folder / "config.toml").exists() else config
     if resume and given:
         raise UsageError(
             f"--resume goes on with the settings of {folder}, got --{next(iter(given)).replace('_', '-')}"
         )
-    values = {**RECIPES[recipe], **(read_config(file) if file else {}), **given}
-    settings = config_from_mapping(values, source=str(file) if file else "")
+    values = {**(read_config(file) if file else {}), **given}
+    settings = config_from_mapping(values, base=recipe, source=str(file) if file else "")
     console = Console()
     if settings.encoder_weights == "none":
         console.say(f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks")
-    dataset = Dataset.open(data, classes=_classes(settings.classes), ignore=settings.ignore)
+    dataset = Dataset.open(data, classes=settings.classes, ignore=settings.ignore)
     result = run_training(
         dataset, folder, settings, resume=resume, start_from=start_from, use_cache=cache, progress=console
     )
     console.say(f"best val mean IoU {result.report.mean_iou:.4f}; the model is {result.model}")
     console.say(f"next: fullyconv predict {result.model} IMAGES -o masks")
-
-
-def _classes(text: str | None) -> str | list[str] | None:
-    """Read --classes: a file, or names separated by commas."""
-    if text is None or Path(text).exists():
-        return text
-    return [name.strip() for name in text.split(",")]
 
 
 @app.command()

@@ -127,8 +127,15 @@ class TrainConfig:
 _MAPS_ONLY: Mapping[str, Any] = {"train_on": "maps", "scales": (1.0,)}
 """What all decoders but the practical one need."""
 
-_USUAL_STRIDE = 8
-"""Of all decoders but the practical one: FCN-8s."""
+_MAPS_USUAL: Mapping[str, Any] = {
+    **_MAPS_ONLY,
+    "stride": 8,
+    "pixels": 4096,
+    "batch": 8,
+    "epochs": 10,
+    "steps": 300,
+}
+"""What all decoders but the practical one have where nothing else is said: FCN-8s on whole maps."""
 
 
 def _text(value: object) -> str:
@@ -137,17 +144,7 @@ def _text(value: object) -> str:
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
-    "fast": {
-        "stride": 8,
-        "scales": (1.0,),
-        "hidden": 0,
-        "dropout": 0.0,
-        "train_on": "maps",
-        "pixels": 4096,
-        "batch": 8,
-        "epochs": 10,
-        "steps": 300,
-    },
+    "fast": {"scales": (1.0,), "hidden": 32, "dropout": 0.0, "batch": 8, "epochs": 6, "steps": 300},
 }
 """What a recipe changes of the defaults of `TrainConfig`."""
 
@@ -158,33 +155,33 @@ def recipe(name: str = "default", **changes: Any) -> TrainConfig:
     Raises:
         UsageError: Unknown recipe, unknown setting or a value that it cannot take.
     """
-    if name not in RECIPES:
-        raise UsageError(f"recipe has to be one of {', '.join(RECIPES)}, got {name!r}")
-    return config_from_mapping({**RECIPES[name], **changes})
+    return config_from_mapping(changes, base=name)
 
 
-def config_from_mapping(values: Mapping[str, Any], *, source: str = "") -> TrainConfig:
+def config_from_mapping(values: Mapping[str, Any], *, base: str = "default", source: str = "") -> TrainConfig:
     """Validate settings, for example those of a TOML file.
 
-    Settings that are not given have their defaults. A decoder that only learns on maps of one scale implies these
-    settings, and stride 8, where they are not given; where they are, a contradiction is refused.
+    Settings that are not given are those of the recipe. A decoder that only learns on maps of one scale implies
+    these settings, and usual ones for maps, where they are not given; where they are, a contradiction is refused.
 
     Args:
         values: By name; numbers may be given as text.
+        base: The recipe.
         source: The file that they come from, for messages.
 
     Raises:
-        UsageError: The first setting that is unknown or wrong, with its value.
+        UsageError: The first setting that is unknown or wrong, with its value; or an unknown recipe.
     """
     known = [field.name for field in fields(TrainConfig)]
     where = f" in {source}" if source else ""
     for name in values:
         if name not in known:
             raise UsageError(f"unknown setting {name!r}{where}", hint=f"known: {', '.join(known)}")
-    if values.get("decoder", "practical") != "practical":
-        values = {**_MAPS_ONLY, "stride": _USUAL_STRIDE, **values}
+    if base not in RECIPES:
+        raise UsageError(f"recipe has to be one of {', '.join(RECIPES)}, got {base!r}")
+    usual = RECIPES[base] if values.get("decoder", "practical") == "practical" else _MAPS_USUAL
     try:
-        config: TrainConfig = TypeAdapter(TrainConfig).validate_python(dict(values))
+        config: TrainConfig = TypeAdapter(TrainConfig).validate_python({**usual, **values})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
