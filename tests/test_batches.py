@@ -389,8 +389,9 @@ def test_an_epoch_depends_on_seed_and_epoch_alone(sizes, tmp_path):
 # Drawn pixels
 
 
-def test_drawn_pixels_are_labelled_ones_and_have_their_classes(sizes):
-    for batch in map_batches(sizes, count=40).epoch(0):
+@pytest.mark.parametrize("images", [SIZES, [(150, 170), (150, 170)]], ids=["many sizes", "one size"])
+def test_drawn_pixels_are_labelled_ones_and_have_their_classes(tmp_path, images):
+    for batch in map_batches(tiny_dataset(tmp_path, images), crop=0, count=40).epoch(0):
         assert batch.rows.shape == batch.columns.shape == (len(batch.targets), 40)
         for n, targets in enumerate(batch.targets):
             expected = [targets[r, c].item() for r, c in zip(batch.rows[n], batch.columns[n], strict=True)]

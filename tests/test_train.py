@@ -136,6 +136,22 @@ def test_resuming_with_other_data_is_refused(finished, tmp_path):
         train(Dataset.open(tmp_path / "other"), run, recipe(**QUICK), resume=True)
 
 
+def test_a_checkpoint_of_another_run_is_refused(finished, data, cache, tmp_path):
+    run = tmp_path / "run"
+    with contextlib.suppress(KeyboardInterrupt):
+        train(data, run, recipe(**QUICK, seed=7), cache=cache, progress=InterruptBefore(2))
+    shutil.rmtree(run / "checkpoint")
+    shutil.copytree(finished.run / "checkpoint", run / "checkpoint")
+    with pytest.raises(UsageError, match="is of another run"):
+        train(data, run, recipe(**QUICK, seed=7), resume=True, cache=cache)
+
+
+def test_a_killed_run_without_an_epoch_leaves_its_folder_usable(data, cache, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").write_text("")
+    assert train(data, tmp_path / "run", recipe(**{**QUICK, "epochs": 1}), cache=cache).model.exists()
+
+
 def test_without_a_val_split_a_seeded_one_is_made_and_kept(tmp_path, cache):
     write_dataset(tmp_path / "data", train=5, val=0, test=0, size=(64, 64), seed=2)
     result = train(Dataset.open(tmp_path / "data"), tmp_path / "run", recipe(**QUICK), cache=cache)
@@ -219,4 +235,4 @@ def test_one_wrong_mask_ends_the_run_before_the_first_epoch(tmp_path, cache):
     with pytest.raises(FullyConvError, match="77") as caught:
         train(Dataset.open(tmp_path / "data"), tmp_path / "run", recipe(**QUICK), cache=cache)
     assert "0001.png" in str(caught.value)
-    assert not (tmp_path / "run" / "metrics.csv").exists()
+    assert not (tmp_path / "run").exists()

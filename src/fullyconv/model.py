@@ -148,7 +148,7 @@ def describe(description: Mapping[str, Any]) -> str:
         f"output stride    {description['output_stride']}",
         f"size policy      {description['size_policy']}: to multiples of {description['stride_grid']}",
     ]
-    if training:
+    if "val_mean_iou" in training:
         lines.append(
             f"trained on       {training['train_images']} images, epoch {training['epoch']}, val mean IoU "
             f"{training['val_mean_iou']:.4f} on {training['val_images']} images, {training['precision']}"

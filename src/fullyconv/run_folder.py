@@ -11,11 +11,11 @@ RUN/validation.png      image, target, prediction, overlay of a few validation s
 RUN/log.txt             what was said
 """
 
+import contextlib
 import csv
 import io
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,9 @@ class RunFolder:
             raise UsageError(
                 f"{path} has no run to resume: there is no config.toml in it", hint="leave --resume out"
             )
-        if not resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        # A run that was killed before its first line leaves its lock and nothing else.
+        empty = not path.exists() or (path.is_dir() and {entry.name for entry in path.iterdir()} <= {".lock"})
+        if not resume and not empty:
             hint = "give --resume to go on with it, or another folder with -o"
             raise UsageError(f"the run folder {path} is there already and is not empty", hint=hint)
         try:
@@ -77,13 +79,20 @@ class RunFolder:
         self.checkpoint = path / "checkpoint"
         self.progress = progress
 
+    def discard(self) -> None:
+        """Remove what a run writes before its first epoch, and the folder if nothing else is in it."""
+        for name in ("config.toml", "split.csv", "log.txt"):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
     def say(self, line: str) -> None:
         """Report a line and keep it in log.txt."""
         self.progress.say(line)
         with (self.path / "log.txt").open("a", encoding="utf-8", errors=FILE_NAMES) as log:
             log.write(line + "\n")
 
-    def track(self, label: str, total: int) -> AbstractContextManager[Callable[[], None]]:
+    def track(self, label: str, total: int) -> contextlib.AbstractContextManager[Callable[[], None]]:
         """Track steps; bars are not kept in the log."""
         return self.progress.track(label, total)
 

@@ -1,5 +1,6 @@
 """The loop: a folder of images and masks in, a trained, measured model out."""
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
 from fullyconv.decoder import Decoder
 from fullyconv.device import choose_device, choose_precision, seed_everything, set_threads
-from fullyconv.errors import DataError, TrainingError, UsageError
+from fullyconv.errors import DataError, FullyConvError, TrainingError, UsageError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
 from fullyconv.losses import balanced_weights, map_cross_entropy, pixel_cross_entropy
@@ -84,15 +85,20 @@ def train(
         TrainingError: The loss is not finite any more.
     """
     run = RunFolder(Path(out), resume=resume, progress=progress or Silent())
-    with RunLock(run.path):
-        set_threads(config.threads)
-        splits = _splits(data, config, run if resume else None)
-        if not resume:
-            run.write_start(config, splits)
-        session = _Session(
-            run, config, splits, cache if cache or not use_cache else FeatureCache(), use_cache, start_from
-        )
-        return session.fit(load_newest(run.checkpoint, report=run.say) if resume else None)
+    set_threads(config.threads)
+    if use_cache and cache is None:
+        cache = FeatureCache()
+    try:
+        with RunLock(run.path):
+            splits = _splits(data, config, run if resume else None)
+            if not resume:
+                run.write_start(config, splits)
+            session = _Session(run, config, splits, cache if use_cache else None, start_from)
+            return session.fit(load_newest(run.checkpoint, report=run.say) if resume else None)
+    except FullyConvError:
+        if not resume and not run.checkpoint.exists():
+            run.discard()  # Nothing was learned: the next try may have the same folder.
+        raise
 
 
 def _splits(data: Dataset, config: TrainConfig, resumed: RunFolder | None) -> dict[str, Dataset]:
@@ -119,7 +125,6 @@ class _Session:
         config: TrainConfig,
         splits: Mapping[str, Dataset],
         cache: FeatureCache | None,
-        use_cache: bool,
         start_from: str | Path | None,
     ) -> None:
         self.run, self.config, self.splits = run, config, splits
@@ -135,8 +140,9 @@ class _Session:
         self.model.encoder.set_precision(choose_precision(config.precision, self.device))
         self.encoder_digest = self.model.encoder.digest()
         self.decoder = self.model.decoder
+        self.identity = json.loads(json.dumps({"config": asdict(config), "encoder": self.encoder_digest}))
         self.weights = self._class_weights(self.summaries["train"])
-        self.cache = cache if use_cache else None
+        self.cache = cache
         self.reader = FeatureReader(self.model.encoder, splits["train"], self.cache)
         self.val_reader = FeatureReader(self.model.encoder, splits["val"], self.cache)
         self.batches = self._batches()
@@ -153,6 +159,10 @@ class _Session:
         """Run the epochs that are left, then write curves, pictures and the last model."""
         history: list[dict[str, Any]] = []
         if state is not None:
+            if state["run"] != self.identity:
+                raise UsageError(
+                    f"the checkpoint in {self.run.checkpoint} is of another run", hint="start a new run"
+                )
             self.decoder.load_state_dict(state["decoder"])
             self.optimizer.load_state_dict(state["optimizer"])
             history = state["history"]
@@ -170,6 +180,7 @@ class _Session:
             save_checkpoint(
                 self.run.checkpoint,
                 {
+                    "run": self.identity,
                     "decoder": self.decoder.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "history": history,

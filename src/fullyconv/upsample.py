@@ -129,5 +129,5 @@ def bilinear_kernel(side: int) -> Tensor:
     """
     factor = (side + 1) // 2
     centre = factor - 1 if side % 2 else factor - 0.5
-    axis = 1 - (torch.arange(side) - centre).abs() / factor
+    axis = 1 - (torch.tensor([float(cell) for cell in range(side)]) - centre).abs() / factor
     return axis[:, None] * axis

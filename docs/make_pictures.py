@@ -1,0 +1,87 @@
+"""Makes the pictures of the README and the docs, all from the drawn inspection set.
+
+    python docs/make_pictures.py
+
+overview.png    image, target, prediction and overlay of test images, as the demo's recipe sees them
+lecture.png     the lecture's network on two classes: input, class maps, result and overlay
+strides.png     FCN-32s, 16s and 8s side by side: what the skips bring back
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from fullyconv.class_table import ClassTable
+from fullyconv.config import TrainConfig, recipe
+from fullyconv.dataset import Dataset
+from fullyconv.images import read_mask_array, write_mask
+from fullyconv.pictures import colorize, save_picture, validation_panel
+from fullyconv.predict import Predictor
+from fullyconv.progress import Console
+from fullyconv.synthetic import write_dataset
+from fullyconv.train import train
+
+PICTURES = Path(__file__).parent / "pictures"
+STRIDES = (32, 16, 8)
+
+
+def trained(data: Dataset, folder: Path, config: TrainConfig) -> Predictor:
+    """Train with some settings."""
+    return Predictor(train(data, folder, config, progress=Console()).model)
+
+
+def rows(data: Dataset, predictor: Predictor, indices: tuple[int, ...]):
+    """Image, target and prediction of test images."""
+    test = data.split("test")
+    images = [test.read_image(test[index]) for index in indices]
+    return [
+        (image, test.read_target(test[index]), predictor.predict(image))
+        for index, image in zip(indices, images, strict=True)
+    ]
+
+
+def two_classes(root: Path) -> Dataset:
+    """Turn every defect of a drawn set into one class."""
+    colors = {0: (36, 41, 47), 1: (255, 176, 0)}
+    for path in sorted((root / "masks").rglob("*.png")):
+        write_mask(path, (read_mask_array(path) > 0).astype(np.uint8), colors, overwrite=True)
+    (root / "classes.txt").write_text("0,surface,36,41,47\n1,defect,255,176,0\n", encoding="utf-8")
+    return Dataset.open(root)
+
+
+def strides_picture(data: Dataset, predictors: list[Predictor], index: int, table: ClassTable) -> np.ndarray:
+    """Put image, target and the predictions of several networks side by side."""
+    test = data.split("test")
+    image, target = test.read_image(test[index]), test.read_target(test[index])
+    gap = np.full((image.shape[0], 6, 3), 255, np.uint8)
+    panels = [image, colorize(target, table)] + [colorize(p.predict(image), table) for p in predictors]
+    return np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
+
+
+def main() -> None:
+    """Make all pictures, or those that are named."""
+    wanted = set(sys.argv[1:]) or {"overview", "lecture", "strides"}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_dataset(folder / "data", train=160, val=20, test=24, size=(256, 256), seed=0)
+        data = Dataset.open(folder / "data")
+        table = data.class_table
+        if "overview" in wanted:
+            predictor = trained(data, folder / "overview", recipe())
+            save_picture(validation_panel(rows(data, predictor, (1, 4, 9)), table), PICTURES / "overview.png")
+        if "strides" in wanted:
+            networks = [
+                trained(data, folder / f"fcn{stride}", recipe(decoder="fcn", stride=stride)) for stride in STRIDES
+            ]
+            pictures = [strides_picture(data, networks, index, table) for index in (1, 4, 9)]
+            save_picture(np.concatenate(pictures), PICTURES / "strides.png")
+        if "lecture" in wanted:
+            two = two_classes(folder / "data")
+            predictor = trained(two, folder / "lecture", recipe(decoder="lecture", width=256, lr=1e-3))
+            save_picture(validation_panel(rows(two, predictor, (1, 4)), two.class_table), PICTURES / "lecture.png")
+
+
+if __name__ == "__main__":
+    main()
