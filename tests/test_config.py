@@ -140,7 +140,9 @@ def test_settings_that_are_none_are_left_out_of_toml(tmp_path):
     assert [name for name in FIELDS if name not in written] == ["classes", "threads"]
 
 
-@pytest.mark.parametrize("content", [b"epochs = ", b"classes = '\xff'", None], ids=["no TOML", "no UTF-8", "no file"])
+@pytest.mark.parametrize(
+    "content", [b"epochs = ", b"classes = '\xff'", None], ids=["no TOML", "no UTF-8", "no file"]
+)
 def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path, content):
     path = tmp_path / "config.toml"
     if content is not None:
@@ -163,7 +165,10 @@ def test_what_is_given_goes_before_what_is_implied():
     ("values", "message"),
     [
         ({"loss": "full"}, r"loss full needs whole feature maps \(add --train-on maps\)"),
-        ({"decoder": "fcn", "train_on": "points"}, r"decoder fcn needs train_on maps, got points \(leave --train-on"),
+        (
+            {"decoder": "fcn", "train_on": "points"},
+            r"decoder fcn needs train_on maps, got points \(leave --train-on",
+        ),
         ({"decoder": "fcn", "scales": (1.0, 1.5)}, "decoder fcn needs scales 1, got 1,1.5"),
         ({"decoder": "lecture", "stride": 16}, r"decoder lecture needs stride 8, got 16 \(leave --stride out\)"),
     ],
