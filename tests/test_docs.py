@@ -33,7 +33,7 @@ def after_the_demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("work")
     write_dataset(folder / "data", train=4, val=2, test=2, size=(96, 96))
     shutil.copytree(folder / "data", folder / "runs" / "demo" / "data")
-    train(Dataset.open(folder / "data"), folder / "runs/demo/run", recipe("fast", epochs=1, steps=0))
+    train(Dataset.open(folder / "data"), folder / "runs/demo", recipe("fast", epochs=1, steps=0))
     return folder
 
 

@@ -68,6 +68,11 @@ def test_an_empty_folder_is_taken(tmp_path):
     new(tmp_path)
 
 
+def test_a_folder_that_holds_nothing_but_the_lock_of_a_killed_run_is_taken(tmp_path):
+    (tmp_path / ".lock").touch()
+    new(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["config.toml", ".hidden"])
 def test_a_folder_that_holds_anything_is_refused_and_left_alone(tmp_path, name):
     (tmp_path / name).write_text("old")
@@ -135,6 +140,20 @@ def test_a_resumed_run_goes_on_with_the_log(tmp_path):
     started(tmp_path).say("first")
     new(tmp_path, resume=True).say("second")
     assert (tmp_path / "log.txt").read_text() == "first\nsecond\n"
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(tmp_path):
+    run = started(tmp_path / "run")
+    run.say("first")
+    run.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_discarding_a_run_leaves_what_it_did_not_write(tmp_path):
+    run = new(tmp_path / "run")
+    (run.path / "notes.txt").touch()
+    run.discard()
+    assert [path.name for path in run.path.iterdir()] == ["notes.txt"]
 
 
 def test_steps_are_shown_but_not_logged(tmp_path):
