@@ -211,20 +211,29 @@ class _Session:
             raise TrainingError("not one crop of the epoch had a labelled pixel", hint="use larger crops")
         trained = time.perf_counter() - start
         report = self._validate()
+        seconds = time.perf_counter() - start
         row = {
             "epoch": epoch + 1,
             "loss": total / steps,
             "mean_iou": report.mean_iou,
             "pixel_accuracy": report.pixel_accuracy,
             "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": round(time.perf_counter() - start, 3),
+            "seconds": round(seconds, 3),
         }
-        validated = time.perf_counter() - start - trained
-        self.run.say(
-            f"epoch {epoch + 1}/{self.epochs}  loss {row['loss']:.4f}  val mean IoU {report.mean_iou:.4f}"
-            f"  pixel accuracy {report.pixel_accuracy:.4f}  ({duration(trained)} + {duration(validated)} val)"
-        )
+        self._say_epoch(row, trained)
         return row
+
+    def _say_epoch(self, row: Mapping[str, Any], trained: float) -> None:
+        """Report an epoch in one line, and how long the rest will take."""
+        left = self.epochs - row["epoch"]
+        rest = f", about {duration(left * row['seconds'])} left" if left else ""
+        times = f"{duration(trained)} + {duration(row['seconds'] - trained)} val{rest}"
+        self.run.say(
+            f"epoch {row['epoch']}/{self.epochs}  loss {row['loss']:.4f}  val mean IoU {row['mean_iou']:.4f}"
+            f"  pixel accuracy {row['pixel_accuracy']:.4f}  ({times})"
+        )
+        if self.batches.skipped:
+            self.run.say(f"{self.batches.skipped} crops without a labelled pixel skipped so far")
 
     def _step(self, batch: PointBatch | MapBatch) -> float:
         """Take one step of the optimiser and return the loss before it."""
