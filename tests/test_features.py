@@ -297,7 +297,7 @@ def numbered(tmp_path):
     mask = np.arange(255, dtype=np.uint8).reshape(15, 17)
     mask[0] = 255
     write_pair(tmp_path / "data", "0", image, mask)
-    return Dataset.open(tmp_path / "data")
+    return Dataset.open(tmp_path / "data", class_table=ClassTable.from_values(range(17, 255)))
 
 
 def drawn(reader, count, seed=0, view=PLAIN):
