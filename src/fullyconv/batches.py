@@ -26,6 +26,10 @@ __all__ = ["MapBatch", "MapBatches", "PointBatch", "PointBatches"]
 MEMORY = 2 * 10**9
 """Bytes of points, or of feature maps and targets, that are held in memory."""
 
+POINTS_SEED = 0
+"""The draw of pixels is the same for every seed of a training, so that runs with other seeds find their points in the
+cache. Their order in an epoch is not."""
+
 
 @dataclass(frozen=True)
 class PointBatch:
@@ -74,7 +78,7 @@ class PointBatches:
         output_stride: The decoder's.
         count: Pixels drawn from an image and view; fewer where `MEMORY` would not hold them.
         size: Points in a step.
-        seed: Decides the draw and the order.
+        seed: Decides the order.
         progress: Told how far the reading is.
     """
 
@@ -97,7 +101,7 @@ class PointBatches:
         targets: list[Tensor] = []
         with progress.track("reading features", len(dataset) * len(views)) as step:
             items = [(sample, view) for sample in dataset for view in views]
-            for points, classes in reader.all_points(items, output_stride, min(count, affordable), seed):
+            for points, classes in reader.all_points(items, output_stride, min(count, affordable), POINTS_SEED):
                 for part, values in zip(parts, points, strict=True):
                     part.append(values)
                 targets.append(classes)
