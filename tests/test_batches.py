@@ -95,6 +95,12 @@ def test_the_order_of_points_depends_on_seed_and_epoch_alone(data):
     assert orders[0] != [row for batch in other.epoch(1) for row in rows_of(batch)]
 
 
+def test_every_seed_finds_the_same_points_in_the_cache(data, tmp_path):
+    first, other = (point_batches(data, cache=FeatureCache(tmp_path / "cache"), seed=seed) for seed in (0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(first.points, other.points, strict=True))
+    assert FeatureCache(tmp_path / "cache").info().entries == 6
+
+
 def test_the_points_of_a_step_come_from_many_images(tmp_path):
     for name in range(3):
         image, _ = draw_pair((20, 20), name)
