@@ -32,7 +32,7 @@ def after_the_demo(tmp_path_factory):
     """A folder as `make demo` leaves it, with a data set `data` beside: small and barely trained."""
     folder = tmp_path_factory.mktemp("work")
     write_dataset(folder / "data", train=4, val=2, test=2, size=(96, 96))
-    shutil.copytree(folder / "data", folder / "runs" / "demo" / "data")
+    shutil.copytree(folder / "data", folder / "runs" / "demo-data")
     train(Dataset.open(folder / "data"), folder / "runs/demo", recipe("fast", epochs=1, steps=0))
     return folder
 

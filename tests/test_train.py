@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import json
 import math
 import shutil
 import sys
@@ -18,7 +19,7 @@ from fullyconv.dataset import Dataset
 from fullyconv.errors import DataError, FullyConvError, TrainingError, UsageError
 from fullyconv.evaluate import evaluate
 from fullyconv.feature_cache import FeatureCache
-from fullyconv.model_file import load_model
+from fullyconv.model_file import load_model, read_description
 from fullyconv.progress import Silent
 from fullyconv.synthetic import write_dataset
 from fullyconv.train import build_model, one_cycle, step_loss, train
@@ -79,6 +80,12 @@ def test_metrics_have_a_line_for_each_epoch(finished):
         rows = list(csv.DictReader(file))
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3]
     assert all(math.isfinite(float(row["loss"])) for row in rows)
+
+
+def test_a_model_file_holds_no_paths(finished):
+    text = json.dumps(read_description(finished.model))
+    assert str(finished.run.parent) not in text
+    assert "/" not in text.replace("https://", "")
 
 
 def test_the_report_is_what_evaluating_the_best_model_gives(finished, data):

@@ -349,8 +349,10 @@ class _Session:
 
     def _save(self, path: Path, history: list[dict[str, Any]]) -> None:
         last = history[-1]
+        # No paths in a model file: the class table and the source of the weights are in it anyway.
+        private = ("classes", "device", "encoder_weights")
         self.model.training_record = {
-            "config": asdict(self.config),
+            "config": {name: value for name, value in asdict(self.config).items() if name not in private},
             "epoch": last["epoch"],
             "val_mean_iou": last["mean_iou"],
             "train_images": len(self.splits["train"]),
