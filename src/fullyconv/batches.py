@@ -27,8 +27,8 @@ MEMORY = 2 * 10**9
 """Bytes of points, or of feature maps and targets, that are held in memory."""
 
 POINTS_SEED = 0
-"""The draw of pixels is the same for every seed of a training, so that runs with other seeds find their points in the
-cache. Their order in an epoch is not."""
+"""The draw of pixels is the same for every seed of a training, so that runs with other seeds find their points in
+the cache. Their order in an epoch is not."""
 
 
 @dataclass(frozen=True)
