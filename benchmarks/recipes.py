@@ -32,9 +32,9 @@ from fullyconv.transforms import make_views
 RECIPES = (
     "default",
     "fast",
-    "fast,decoder=fcn,stride=32",
-    "fast,decoder=fcn,stride=16",
-    "fast,decoder=fcn,stride=8",
+    "default,decoder=fcn,stride=32",
+    "default,decoder=fcn,stride=16",
+    "default,decoder=fcn,stride=8",
 )
 
 

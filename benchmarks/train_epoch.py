@@ -28,7 +28,7 @@ from pathlib import Path
 import torch
 from _machine import machine, open_or_draw
 
-from fullyconv.batches import MapBatches, PointBatches
+from fullyconv.batches import MapBatches, PointBatches, step_loss
 from fullyconv.check import check_dataset
 from fullyconv.config import TrainConfig, recipe
 from fullyconv.dataset import Dataset
@@ -37,7 +37,7 @@ from fullyconv.device import set_threads
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
 from fullyconv.progress import Silent
-from fullyconv.train import build_model, step_loss
+from fullyconv.train import build_model
 from fullyconv.transforms import PLAIN
 
 NETWORKS = {

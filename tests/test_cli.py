@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -108,6 +109,21 @@ def test_wrong_usage_ends_with_2_and_says_what_is_wrong(
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+def test_where_nothing_was_held_out_evaluation_warns(model, data, tmp_path, monkeypatch, capsys):
+    for kind in ("images", "masks"):
+        shutil.copytree(data / kind / "train", tmp_path / "flat" / kind)
+    assert run(monkeypatch, "evaluate", model, tmp_path / "flat", "--json") == 0
+    captured = capsys.readouterr()
+    assert "may be among them" in captured.err
+    assert json.loads(captured.out)["split"] == "all"
+
+
+def test_a_file_in_the_place_of_the_output_folder_is_one_line(model, data, tmp_path, monkeypatch, capsys):
+    (tmp_path / "out").write_text("a file")
+    assert run(monkeypatch, "predict", model, data / "images" / "test", "-o", tmp_path / "out") == 1
+    assert "Traceback" not in capsys.readouterr().err
 
 
 def test_an_error_is_one_line(data, monkeypatch, capsys):

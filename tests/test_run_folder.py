@@ -146,7 +146,7 @@ def test_a_run_that_cannot_begin_leaves_nothing(tmp_path):
     run = started(tmp_path / "run")
     run.say("first")
     run.discard()
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "run").iterdir()) == []
 
 
 def test_discarding_a_run_leaves_what_it_did_not_write(tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fullyconv.batches import MapBatch
+from fullyconv.batches import MapBatch, step_loss
 from fullyconv.config import recipe
 from fullyconv.dataset import Dataset
 from fullyconv.errors import DataError, FullyConvError, TrainingError, UsageError
@@ -22,7 +22,7 @@ from fullyconv.feature_cache import FeatureCache
 from fullyconv.model_file import load_model, read_description
 from fullyconv.progress import Silent
 from fullyconv.synthetic import write_dataset
-from fullyconv.train import build_model, one_cycle, step_loss, train
+from fullyconv.train import build_model, one_cycle, train
 from fullyconv.upsample import upsample_logits
 
 QUICK = {"steps": 0, "epochs": 3, "threads": 1, "hidden": 8, "scales": (1.0,), "pixels": 128, "batch": 2}
@@ -153,6 +153,16 @@ def test_a_checkpoint_of_another_run_is_refused(finished, data, cache, tmp_path)
         train(data, run, recipe(**QUICK, seed=7), resume=True, cache=cache)
 
 
+def test_resuming_with_other_classes_is_refused(finished, data, cache, tmp_path):
+    run = shutil.copytree(finished.run, tmp_path / "run")
+    table = dataclasses.replace(
+        data.class_table,
+        classes=tuple(dataclasses.replace(entry, name=f"{entry.name}2") for entry in data.class_table.classes),
+    )
+    with pytest.raises(UsageError, match="is of another run"):
+        train(dataclasses.replace(data, class_table=table), run, recipe(**QUICK), resume=True, cache=cache)
+
+
 def test_a_killed_run_without_an_epoch_leaves_its_folder_usable(data, cache, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".lock").write_text("")
@@ -242,4 +252,4 @@ def test_one_wrong_mask_ends_the_run_before_the_first_epoch(tmp_path, cache):
     with pytest.raises(FullyConvError, match="77") as caught:
         train(Dataset.open(tmp_path / "data"), tmp_path / "run", recipe(**QUICK), cache=cache)
     assert "0001.png" in str(caught.value)
-    assert not (tmp_path / "run").exists()
+    assert not list((tmp_path / "run").iterdir())

@@ -17,11 +17,13 @@ from fullyconv.dataset import Dataset, Sample
 from fullyconv.decoder import Decoder
 from fullyconv.encoder import padded_size
 from fullyconv.features import FeatureReader
+from fullyconv.losses import map_cross_entropy, pixel_cross_entropy
 from fullyconv.progress import Progress
 from fullyconv.shapes import Features, Points, Size
 from fullyconv.transforms import View
+from fullyconv.upsample import pixel_logits, upsample_logits
 
-__all__ = ["MapBatch", "MapBatches", "PointBatch", "PointBatches"]
+__all__ = ["MapBatch", "MapBatches", "PointBatch", "PointBatches", "step_loss"]
 
 MEMORY = 2 * 10**9
 """Bytes of points, or of feature maps and targets, that are held in memory."""
@@ -283,3 +285,23 @@ def _cut(maps: Tensor, stride: float, corner: tuple[int, int], crop: Size) -> Te
 
 def _generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(random.Random(f"{seed} {epoch}").getrandbits(62))
+
+
+def step_loss(decoder: Decoder, batch: PointBatch | MapBatch, loss: str, weights: Tensor | None) -> Tensor:
+    """Compute the loss of a step: at drawn points, at drawn pixels of maps, or at every pixel.
+
+    Args:
+        decoder: In train mode.
+        batch: Points, or crops of feature maps.
+        loss: "sampled" or "full".
+        weights: C float class weights with expectation 1, or None.
+    """
+    if isinstance(batch, PointBatch):
+        return pixel_cross_entropy(decoder.point_logits(batch.points), batch.targets, weights)
+    logits = decoder(batch.features, batch.size)
+    if loss == "full":
+        return map_cross_entropy(
+            upsample_logits(logits, decoder.output_stride, batch.size), batch.targets, weights
+        )
+    drawn = pixel_logits(logits, decoder.output_stride, batch.rows, batch.columns)
+    return pixel_cross_entropy(drawn.flatten(0, 1), batch.drawn_targets.flatten(), weights)

@@ -53,6 +53,8 @@ def main() -> None:
         code = app(standalone_mode=False)  # typer returns the code of an Exit, and 130 after Ctrl-C
     except FullyConvError as error:
         _fail(str(error), error.exit_code)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
     except _click_exception() as error:
@@ -69,7 +71,7 @@ def _terminated(number: int, frame: object) -> NoReturn:
 
 def _click_exception() -> type[Any]:
     # typer brings its own copy of click's exceptions in some releases.
-    return typing.cast("type[Any]", typer.BadParameter.__mro__[2])
+    return next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -230,11 +232,19 @@ def evaluate(
     predictor = Predictor(model, device=device, precision=precision)
     dataset = Dataset.open(data, class_table=predictor.class_table)
     chosen = dataset if split == "all" else choose_split(dataset, split)
+    for note in dataset.notes:
+        console.say(note)
+    measured = next(iter(chosen.splits)) if len(chosen.splits) == 1 else "all"
+    console.say(f"measuring {len(chosen)} images ({measured})")
+    if split is None and measured not in ("test", "val"):
+        console.say(
+            "WARNING: there is no test or val split: images that the model was trained on may be among them"
+        )
     report = run_evaluation(predictor, chosen, progress=console)
     if matrix is not None:
         save_picture(confusion_figure(report.counts, predictor.class_table.names), matrix)
     if as_json:
-        sys.stdout.write(json.dumps({**report.to_json(), "images": len(chosen)}, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps({**report.to_json(), "split": measured}, allow_nan=False) + "\n")
     else:
         sys.stdout.write(report.table() + "\n")
 

@@ -179,6 +179,10 @@ def config_from_mapping(values: Mapping[str, Any], *, base: str = "default", sou
             raise UsageError(f"unknown setting {name!r}{where}", hint=f"known: {', '.join(known)}")
     if base not in RECIPES:
         raise UsageError(f"recipe has to be one of {', '.join(RECIPES)}, got {base!r}")
+    if base != "default" and values.get("decoder", "practical") != "practical":
+        raise UsageError(
+            f"recipe {base} is for the decoder practical, got {values['decoder']}", hint="leave it out"
+        )
     usual = RECIPES[base] if values.get("decoder", "practical") == "practical" else _MAPS_USUAL
     try:
         config: TrainConfig = TypeAdapter(TrainConfig).validate_python({**usual, **values})

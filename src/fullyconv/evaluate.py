@@ -5,6 +5,7 @@ from typing import Protocol
 
 from fullyconv.class_table import ClassTable
 from fullyconv.dataset import Dataset
+from fullyconv.errors import DataError
 from fullyconv.metrics import ConfusionMatrix, Report
 from fullyconv.predict import Predictor
 from fullyconv.progress import Progress, Silent
@@ -34,6 +35,9 @@ def evaluate(
 
     Returns:
         The report over one confusion matrix of the whole data set.
+
+    Raises:
+        DataError: An image or mask that cannot be used, or not one labelled pixel.
     """
     if isinstance(predictor, str | Path):
         predictor = Predictor(predictor)
@@ -43,7 +47,10 @@ def evaluate(
             target = dataset.read_target(sample)
             matrix.update(target, predictor.predict(dataset.read_image(sample)))
             step()
-    return matrix.report(predictor.class_table.names)
+    report = matrix.report(predictor.class_table.names)
+    if report.labelled_pixels == 0:
+        raise DataError(f"{dataset.root}: expected labelled pixels to measure, all are ignored")
+    return report
 
 
 def choose_split(dataset: Dataset, name: str | None = None) -> Dataset:

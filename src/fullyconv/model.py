@@ -119,8 +119,8 @@ class FCN(nn.Module):
         return logits
 
     def features(self, images: Images) -> Features:
-        """Compute the encoder's features in float32."""
-        return [maps.float() for maps in self.encoder(images)]
+        """Compute the encoder's features in float32, laid out as in the feature cache: the same bits follow."""
+        return [maps.float().contiguous() for maps in self.encoder(images)]
 
     def logits(self, features: Features, size: Size) -> Tensor:
         """Compute logits at the decoder's output stride for images of (height, width) `size`."""

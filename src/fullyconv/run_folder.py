@@ -64,8 +64,9 @@ class RunFolder:
             raise UsageError(
                 f"{path} has no run to resume: there is no config.toml in it", hint="leave --resume out"
             )
-        # A run that was killed before its first line leaves its lock and nothing else.
-        empty = not path.exists() or (path.is_dir() and {entry.name for entry in path.iterdir()} <= {".lock"})
+        # What a run leaves that was killed before it wrote its settings.
+        remains = {".lock", "split.csv", "log.txt"}
+        empty = not path.exists() or (path.is_dir() and {entry.name for entry in path.iterdir()} <= remains)
         if not resume and not empty:
             hint = "give --resume to go on with it, or another folder with -o"
             raise UsageError(f"the run folder {path} is there already and is not empty", hint=hint)
@@ -80,11 +81,9 @@ class RunFolder:
         self.progress = progress
 
     def discard(self) -> None:
-        """Remove what a run writes before its first epoch, and the folder if nothing else is in it."""
+        """Remove what a run writes before its first epoch."""
         for name in ("config.toml", "split.csv", "log.txt"):
             (self.path / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            self.path.rmdir()
 
     def say(self, line: str) -> None:
         """Report a line and keep it in log.txt."""

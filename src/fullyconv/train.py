@@ -11,18 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fullyconv.batches import MapBatch, MapBatches, PointBatch, PointBatches
+from fullyconv.batches import MapBatch, MapBatches, PointBatch, PointBatches, step_loss
 from fullyconv.charts import curves
 from fullyconv.check import DataSummary, check_dataset
 from fullyconv.checkpoint import RunLock, load_newest, save_checkpoint
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
-from fullyconv.decoder import Decoder
 from fullyconv.device import choose_device, choose_precision, seed_everything, set_threads
 from fullyconv.errors import DataError, FullyConvError, TrainingError, UsageError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
-from fullyconv.losses import balanced_weights, map_cross_entropy, pixel_cross_entropy
+from fullyconv.losses import balanced_weights
 from fullyconv.metrics import ConfusionMatrix, Report
 from fullyconv.model import FCN
 from fullyconv.model_file import load_model, save_model
@@ -30,7 +29,7 @@ from fullyconv.pictures import save_picture, validation_panel
 from fullyconv.progress import Progress, Silent, duration
 from fullyconv.run_folder import RunFolder
 from fullyconv.transforms import PLAIN, View, make_views
-from fullyconv.upsample import pixel_logits, predict_mask, upsample_logits
+from fullyconv.upsample import predict_mask
 
 __all__ = ["TrainResult", "train"]
 
@@ -88,17 +87,17 @@ def train(
     set_threads(config.threads)
     if use_cache and cache is None:
         cache = FeatureCache()
-    try:
-        with RunLock(run.path):
+    with RunLock(run.path):
+        try:
             splits = _splits(data, config, run if resume else None)
             if not resume:
                 run.write_start(config, splits)
             session = _Session(run, config, splits, cache if use_cache else None, start_from)
             return session.fit(load_newest(run.checkpoint, report=run.say) if resume else None)
-    except FullyConvError:
-        if not resume and not run.checkpoint.exists():
-            run.discard()  # Nothing was learned: the next try may have the same folder.
-        raise
+        except FullyConvError:
+            if not resume and not run.checkpoint.exists():
+                run.discard()  # Nothing was learned: the next try may have the same folder.
+            raise
 
 
 def _splits(data: Dataset, config: TrainConfig, resumed: RunFolder | None) -> dict[str, Dataset]:
@@ -132,6 +131,8 @@ class _Session:
         for note in splits["train"].notes:
             run.say(note)
         self.summaries = {name: check_dataset(dataset) for name, dataset in splits.items()}
+        for line in self.summaries["train"].lines():
+            run.say(line)
         self.table = splits["train"].class_table
         seed_everything(config.seed)
         self.model = build_model(config, splits["train"]).to(self.device)
@@ -140,7 +141,9 @@ class _Session:
         self.model.encoder.set_precision(choose_precision(config.precision, self.device))
         self.encoder_digest = self.model.encoder.digest()
         self.decoder = self.model.decoder
-        self.identity = json.loads(json.dumps({"config": asdict(config), "encoder": self.encoder_digest}))
+        self.identity = json.loads(
+            json.dumps({"config": asdict(config), "encoder": self.encoder_digest, "classes": self.table.to_json()})
+        )
         self.weights = self._class_weights(self.summaries["train"])
         self.cache = cache
         self.reader = FeatureReader(self.model.encoder, splits["train"], self.cache)
@@ -400,26 +403,6 @@ def build_model(config: TrainConfig, data: Dataset) -> FCN:
         scales=config.scales,
         **options[config.decoder](),
     )
-
-
-def step_loss(decoder: Decoder, batch: PointBatch | MapBatch, loss: str, weights: Tensor | None) -> Tensor:
-    """Compute the loss of a step: at drawn points, at drawn pixels of maps, or at every pixel.
-
-    Args:
-        decoder: In train mode.
-        batch: Points, or crops of feature maps.
-        loss: "sampled" or "full".
-        weights: C float class weights with expectation 1, or None.
-    """
-    if isinstance(batch, PointBatch):
-        return pixel_cross_entropy(decoder.point_logits(batch.points), batch.targets, weights)
-    logits = decoder(batch.features, batch.size)
-    if loss == "full":
-        return map_cross_entropy(
-            upsample_logits(logits, decoder.output_stride, batch.size), batch.targets, weights
-        )
-    drawn = pixel_logits(logits, decoder.output_stride, batch.rows, batch.columns)
-    return pixel_cross_entropy(drawn.flatten(0, 1), batch.drawn_targets.flatten(), weights)
 
 
 def one_cycle(position: float) -> float:
