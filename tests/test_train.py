@@ -119,7 +119,7 @@ def test_another_seed_ends_in_other_weights(finished, data, cache, tmp_path):
     assert weights_of(other) != weights_of(finished)
 
 
-@pytest.mark.parametrize("epochs_done", [1, 2, 3])
+@pytest.mark.parametrize("epochs_done", [0, 1, 2, 3])
 def test_a_resumed_run_ends_in_the_bits_of_an_uninterrupted_one(epochs_done, finished, data, cache, tmp_path):
     run = tmp_path / "run"
     with contextlib.suppress(KeyboardInterrupt):
@@ -182,6 +182,15 @@ def test_started_from_another_model_the_shared_decoder_weights_are_taken_over(da
     finer = dataclasses.replace(coarse, stride=16)
     second = train(data, tmp_path / "16s", finer, cache=cache, start_from=first.model)
     assert "tensors taken over" in (second.run / "log.txt").read_text()
+
+
+def test_what_a_run_started_from_survives_a_kill_before_its_first_epoch(data, cache, tmp_path, finished):
+    config = recipe(**QUICK, seed=5)
+    whole = train(data, tmp_path / "whole", config, cache=cache, start_from=finished.model)
+    with contextlib.suppress(KeyboardInterrupt):
+        train(data, tmp_path / "cut", config, cache=cache, start_from=finished.model, progress=InterruptBefore(1))
+    cut = train(data, tmp_path / "cut", config, resume=True, cache=cache)
+    assert weights_of(cut) == weights_of(whole)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_best_model(data, cache, tmp_path, monkeypatch):

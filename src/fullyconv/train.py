@@ -170,6 +170,8 @@ class _Session:
             self.optimizer.load_state_dict(state["optimizer"])
             history = state["history"]
             self.run.say(f"resuming after epoch {len(history)} of {self.epochs}")
+        else:
+            self._checkpoint(history)  # What --from gave is kept from the first moment on.
         best = max((row["mean_iou"] for row in history), default=-1.0) if self.run.best.exists() else -1.0
         for epoch in range(len(history), self.epochs):
             if self._exhausted(history):
@@ -180,20 +182,21 @@ class _Session:
                 best = history[-1]["mean_iou"]
                 self._save(self.run.best, history)
             self.run.write_metrics(history)
-            save_checkpoint(
-                self.run.checkpoint,
-                {
-                    "run": self.identity,
-                    "decoder": self.decoder.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "history": history,
-                },
-                epoch=epoch + 1,
-            )
+            self._checkpoint(history)
         self._save(self.run.last, history)
         if self.model.encoder.digest() != self.encoder_digest:
             raise TrainingError("the fixed encoder has changed during training")
         return self._finish(history)
+
+    def _checkpoint(self, history: list[dict[str, Any]]) -> None:
+        """Keep what the next epoch needs; everything drawn at random follows from the seed and its number."""
+        state = {
+            "run": self.identity,
+            "decoder": self.decoder.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": history,
+        }
+        save_checkpoint(self.run.checkpoint, state, epoch=len(history))
 
     def _epoch(self, epoch: int) -> dict[str, Any]:
         """Train one epoch and measure it on the val split."""
