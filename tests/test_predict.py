@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from fullyconv.class_table import ClassEntry, ClassTable
-from fullyconv.errors import UsageError
+from fullyconv.errors import DataError, UsageError
 from fullyconv.model import FCN
 from fullyconv.model_file import save_model
 from fullyconv.predict import Predictor, find_images, predict_files
@@ -78,6 +78,14 @@ def test_nothing_is_written_where_one_output_is_there_already(predictor, pixels,
     with pytest.raises(UsageError, match=r"b\.png is there already"):
         predict_files(predictor, find_images([tmp_path / "a.png", tmp_path / "b.png"]), tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
+
+
+def test_nothing_is_written_where_one_image_cannot_be_read(predictor, pixels, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("no image")
+    with pytest.raises(DataError, match=r"b\.png"):
+        predict_files(predictor, find_images([tmp_path / "a.png", tmp_path / "b.png"]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def make(folder, *names):

@@ -13,7 +13,7 @@ from PIL import Image as PillowImage
 from fullyconv.atomic import atomic_path
 from fullyconv.device import choose_device, choose_precision
 from fullyconv.errors import UsageError
-from fullyconv.images import IMAGE_SUFFIXES, read_image, to_rgb, write_mask
+from fullyconv.images import IMAGE_SUFFIXES, read_image, to_rgb, verify_image, write_mask
 from fullyconv.model import FCN
 from fullyconv.model_file import load_model
 from fullyconv.pictures import overlay as draw_overlay
@@ -173,6 +173,7 @@ def predict_files(
 
     Raises:
         UsageError: A file to be written is there already; nothing is written then.
+        DataError: An image cannot be read; nothing is written then.
     """
     table = predictor.class_table
     suffixes = [".png"] + ["_overlay.png"] * overlay + ["_probabilities.npz"] * probabilities
@@ -180,6 +181,8 @@ def predict_files(
         for suffix in suffixes:
             if (there := out / f"{name}{suffix}").exists():
                 raise UsageError(f"{there} is there already", hint="choose another folder with -o")
+    for path in images.values():
+        verify_image(path)
     colors = {entry.value: entry.color for entry in table.classes}
     with (progress or Silent()).track("predicting", len(images)) as step:
         for name, path in images.items():

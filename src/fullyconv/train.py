@@ -314,6 +314,8 @@ class _Session:
             self.run.say("features are computed anew in every epoch")
         if self.cache is not None and self.cache.failure:
             self.run.say(f"feature cache off: {self.cache.failure}")
+        if self.cache is not None and self.cache.damaged:
+            self.run.say(f"feature cache: {self.cache.damaged} damaged entries were computed anew")
         return batches
 
     def _switch_off_what_does_not_pay(self, views: Sequence[View]) -> None:
