@@ -188,10 +188,11 @@ def train(
         raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
     folder = out or next_run_folder(data)
     file = folder / "config.toml" if resume and (folder / "config.toml").exists() else config
-    if resume and given:
-        raise UsageError(
-            f"--resume goes on with the settings of {folder}, got --{next(iter(given)).replace('_', '-')}"
-        )
+    elsewhere = {"recipe": recipe != "default", "config": config is not None, "from": start_from is not None}
+    refused = [*given, *(name for name, is_given in elsewhere.items() if is_given)]
+    if resume and refused:
+        option = refused[0].replace("_", "-")
+        raise UsageError(f"--resume goes on with the settings of {folder}, got --{option}", hint="leave it out")
     values = {**(read_config(file) if file else {}), **given}
     settings = config_from_mapping(values, base=recipe, source=str(file) if file else "")
     console = Console()

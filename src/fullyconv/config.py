@@ -33,7 +33,10 @@ class TrainConfig:
     ] = "pretrained"
     decoder: Annotated[
         Literal["practical", "fcn", "fcn_at_once", "lecture"],
-        Field(description="The trained part: the practical decoder, the paper's FCN, or the lecture's."),
+        Field(
+            description="The trained part: the practical decoder, the paper's FCN, or the lecture's. The last two "
+            "learn on maps of scale 1: stride 8, 4096 pixels, batch 8, 10 epochs where nothing else is given."
+        ),
     ] = "practical"
     stride: Annotated[
         Literal[4, 8, 16, 32],
