@@ -499,8 +499,10 @@ def test_maps_can_be_read_before_the_first_epoch(data, tmp_path, monkeypatch):
 
 def test_without_a_cache_nothing_is_read_before_the_first_epoch(data, monkeypatch):
     found = map_batches(data)
-    monkeypatch.setattr(found.reader, "_compute", None)
+    read = []
+    monkeypatch.setattr(found.reader, "_compute", lambda *item: read.append(item))
     found.read_ahead(Silent())
+    assert read == []
 
 
 def test_what_memory_does_not_hold_comes_from_the_cache(data, tmp_path, monkeypatch):

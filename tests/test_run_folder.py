@@ -65,12 +65,12 @@ def test_a_new_run_makes_its_folder_with_its_parents(tmp_path):
 
 
 def test_an_empty_folder_is_taken(tmp_path):
-    new(tmp_path)
+    assert new(tmp_path).path == tmp_path
 
 
 def test_a_folder_that_holds_nothing_but_the_lock_of_a_killed_run_is_taken(tmp_path):
     (tmp_path / ".lock").touch()
-    new(tmp_path)
+    assert new(tmp_path).path == tmp_path
 
 
 @pytest.mark.parametrize("name", ["config.toml", ".hidden"])
