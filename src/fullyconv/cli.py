@@ -232,14 +232,15 @@ def evaluate(
     console = Console()
     predictor = Predictor(model, device=device, precision=precision)
     dataset = Dataset.open(data, class_table=predictor.class_table)
-    chosen = dataset if split == "all" else choose_split(dataset, split)
+    chosen = choose_split(dataset, split, predictor.model.training_record)
     for note in dataset.notes:
         console.say(note)
     measured = next(iter(chosen.splits)) if len(chosen.splits) == 1 else "all"
     console.say(f"measuring {len(chosen)} images ({measured})")
     if split is None and measured not in ("test", "val"):
         console.say(
-            "WARNING: there is no test or val split: images that the model was trained on may be among them"
+            "WARNING: there is no test or val split: images that the model was trained on may be among them; "
+            "--split val measures those that its training held out"
         )
     report = run_evaluation(predictor, chosen, progress=console)
     if matrix is not None:
@@ -289,15 +290,19 @@ def info(model: Model, as_json: Json = False) -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where data and run go.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="The run folder.", show_default="runs/demo, runs/demo-2, ..."
+        ),
+    ] = None,
 ) -> None:
     """Draw an inspection data set, train on it, measure, predict, and say what to type next."""
     from fullyconv.demo import demo as run_demo
+    from fullyconv.demo import next_demo_folder
     from fullyconv.progress import Console
 
-    run_demo(out, Console())
+    run_demo(out or next_demo_folder(), Console())
 
 
 @cache_app.command("info")

@@ -58,11 +58,13 @@ class TrainConfig:
         Literal["points", "maps"],
         Field(description="Train on features read once at labelled pixels, or on whole feature maps."),
     ] = "points"
-    pixels: Annotated[int, Field(ge=1, description="Labelled pixels drawn from an image and view.")] = 512
+    pixels: Annotated[
+        int, Field(ge=0, description="Labelled pixels drawn from an image and view; 0: every pixel (maps only).")
+    ] = 512
     loss: Annotated[
-        Literal["sampled", "full"],
-        Field(description="Cross entropy at the drawn pixels, or at all (maps only)."),
-    ] = "sampled"
+        Literal["cross_entropy", "focal", "dice", "dice+cross_entropy"],
+        Field(description="What is minimised; dice needs every pixel (pixels 0)."),
+    ] = "cross_entropy"
     balance: Annotated[bool, Field(description="Weigh classes by the inverse root of their frequency.")] = False
     mirror: Annotated[bool, Field(description="Learn from mirrored images, too.")] = True
     view_scales: Annotated[
@@ -113,8 +115,13 @@ class TrainConfig:
         Raises:
             UsageError: The first contradiction.
         """
-        if self.loss == "full" and self.train_on == "points":
-            raise UsageError("loss full needs whole feature maps", hint="add --train-on maps")
+        if self.loss.startswith("dice") and self.pixels:
+            raise UsageError(
+                f"loss {self.loss} needs every pixel, got pixels {self.pixels}",
+                hint="add --train-on maps --pixels 0",
+            )
+        if self.pixels == 0 and self.train_on == "points":
+            raise UsageError("pixels 0 (every pixel) needs whole feature maps", hint="add --train-on maps")
         if self.decoder == "practical":
             return
         for name, needed in _MAPS_ONLY.items():

@@ -300,7 +300,7 @@ class _Session:
                 decoder=self.decoder,
                 sizes=list(self.summaries["train"].sizes),
                 crop=config.crop,
-                count=0 if config.loss == "full" else config.pixels,
+                count=config.pixels,
                 batch=config.batch,
                 seed=config.seed,
             )

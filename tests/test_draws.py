@@ -1,0 +1,86 @@
+"""Which pixels are drawn: every class of an image, each pixel once, and their shares give the mean over all."""
+
+import pytest
+import torch
+
+from fullyconv.draws import draw_pixels
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def classes_of(*counts):
+    """So many pixels of each class, shuffled."""
+    classes = torch.cat([torch.full((count,), index, dtype=torch.uint8) for index, count in enumerate(counts)])
+    return classes[torch.randperm(len(classes), generator=seeded(7))]
+
+
+def drawn_of(classes, count, seed=0):
+    chosen, shares = draw_pixels(classes, count, seeded(seed))
+    return chosen, shares, torch.bincount(classes[chosen].long(), minlength=int(classes.max()) + 1).tolist()
+
+
+@pytest.mark.parametrize("counts", [(9000, 1000), (5000, 3, 40), (20,), (0, 50, 0, 5000), (1, 1, 1, 997)])
+@pytest.mark.parametrize("count", [1, 7, 64, 512, 10**6])
+def test_as_many_different_pixels_are_drawn_as_asked_for_and_there_are(counts, count):
+    chosen, shares, _ = drawn_of(classes_of(*counts), count)
+    assert len(chosen) == len(shares) == min(count, sum(counts))
+    assert chosen.tolist() == sorted(set(chosen.tolist()))
+    assert shares.mean().item() == pytest.approx(1, rel=1e-5)
+
+
+def test_half_of_the_draws_are_proportional_and_half_are_even():
+    _, _, drawn = drawn_of(classes_of(90_000, 10_000), 1000)
+    assert drawn == [450 + 250, 50 + 250]
+
+
+def test_what_a_rare_class_cannot_use_goes_to_the_others():
+    _, _, drawn = drawn_of(classes_of(90_000, 10_000, 3), 1000)
+    assert drawn[2] == 3
+    assert drawn[0] + drawn[1] == 997
+    assert drawn[0] / drawn[1] == pytest.approx((450 + 1000 / 6) / (50 + 1000 / 6), rel=0.02)
+
+
+def test_the_shares_of_a_class_sum_up_to_its_part():
+    classes = classes_of(90_000, 9_000, 1_000)
+    chosen, shares, _ = drawn_of(classes, 400)
+    for index, part in enumerate((0.9, 0.09, 0.01)):
+        assert shares[classes[chosen] == index].sum().item() == pytest.approx(400 * part, rel=1e-5)
+
+
+def test_where_all_are_taken_each_stands_for_itself():
+    _, shares, _ = drawn_of(classes_of(30, 2, 5), 37)
+    assert shares.tolist() == pytest.approx([1] * 37)
+
+
+@pytest.mark.parametrize("count", [2, 5, 40])
+def test_the_mean_of_the_drawn_is_the_mean_of_all_on_average(count):
+    classes = classes_of(300, 40, 2)
+    values = torch.arange(342.0) % 17 + 50 * classes
+    means = [
+        (values[chosen] * shares).mean() for chosen, shares, _ in (drawn_of(classes, count, s) for s in range(600))
+    ]
+    means = torch.stack(means)
+    assert abs(means.mean() - values.mean()) < 3.5 * means.std() / 600**0.5
+
+
+def test_every_pixel_of_a_class_is_drawn_equally_often():
+    classes = classes_of(30, 12)
+    counts = torch.zeros(42)
+    for seed in range(2000):
+        counts[drawn_of(classes, 10, seed)[0]] += 1
+    for index in (0, 1):
+        own = counts[classes == index]
+        assert (((own - own.mean()) ** 2 / own.mean()).sum() < 2 * len(own)).item()
+
+
+def test_the_draw_is_the_same_for_the_same_generator():
+    classes = classes_of(500, 20)
+    first, again, other = (drawn_of(classes, 50, seed)[0].tolist() for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_without_labelled_pixels_nothing_is_drawn():
+    chosen, shares = draw_pixels(torch.zeros(0, dtype=torch.uint8), 5, seeded())
+    assert chosen.tolist() == shares.tolist() == []
