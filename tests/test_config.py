@@ -27,7 +27,7 @@ OTHER = {
     "train_on": "maps",
     "pixels": 4096,
     "loss": "focal",
-    "balance": True,
+    "balance": 1.0,
     "mirror": False,
     "view_scales": (0.75, 1.0, 1.3),
     "colour_views": 2,

@@ -229,23 +229,29 @@ def test_where_everything_is_ignored_the_loss_is_zero_and_nothing_is_learned(wei
         assert (gradient == 0).all()
 
 
-def test_classes_are_weighed_by_the_inverse_root_of_their_frequency():
-    weights = balanced_weights(torch.tensor([900, 100, 0, 9000]))
-    assert weights[1] / weights[0] == pytest.approx(3)
-    assert weights[1] / weights[3] == pytest.approx(math.sqrt(90))
+@pytest.mark.parametrize("power", [0.25, 0.5, 1.0])
+def test_classes_are_weighed_by_a_power_of_their_inverse_frequency(power):
+    weights = balanced_weights(torch.tensor([900, 100, 0, 9000]), power)
+    assert weights[1] / weights[0] == pytest.approx(9**power)
+    assert weights[1] / weights[3] == pytest.approx(90**power)
     assert weights[2] == 0
 
 
+def test_power_0_weighs_all_classes_alike():
+    assert balanced_weights(torch.tensor([900, 1, 33]), 0).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("power", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("counts", [[1, 1], [10, 0, 5], [1, 10**12], [7]])
-def test_the_weight_of_a_labelled_pixel_is_1_on_average(counts):
+def test_the_weight_of_a_labelled_pixel_is_1_on_average(counts, power):
     counts = torch.tensor(counts)
-    weights = balanced_weights(counts)
+    weights = balanced_weights(counts, power)
     assert weights.dtype == torch.float32
     assert (counts.double() / counts.sum() @ weights.double()).item() == pytest.approx(1, rel=1e-6)
 
 
 def test_balanced_weights_leave_the_loss_of_equal_pixels_alone():
     targets = torch.tensor([0, 0, 0, 1, 1, 2])
-    weights = balanced_weights(targets.bincount())
+    weights = balanced_weights(targets.bincount(), 0.5)
     logits = torch.zeros(6, 3)
     assert pixel_loss(logits, targets, weights).item() == pytest.approx(math.log(3))

@@ -225,7 +225,7 @@ def test_early_stopping_ends_a_run_whose_val_does_not_rise(data, cache, tmp_path
         {"decoder": "practical", "train_on": "maps", "pixels": 0, "loss": "dice+cross_entropy"},
         {"decoder": "fcn", "stride": 8, "pixels": 0, "loss": "dice"},
         {"loss": "focal"},
-        {"balance": True, "colour_views": 1, "view_scales": (0.5, 1.0)},
+        {"balance": 0.5, "colour_views": 1, "view_scales": (0.5, 1.0)},
     ],
 )
 def test_every_kind_of_run_trains_and_round_trips(changes, data, cache, tmp_path):

@@ -65,7 +65,14 @@ class TrainConfig:
         Literal["cross_entropy", "focal", "dice", "dice+cross_entropy"],
         Field(description="What is minimised; dice needs every pixel (pixels 0)."),
     ] = "cross_entropy"
-    balance: Annotated[bool, Field(description="Weigh classes by the inverse root of their frequency.")] = False
+    balance: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Weigh classes by their inverse frequency to this power; 0: all alike, 1: fully.",
+        ),
+    ] = 0.25
     mirror: Annotated[bool, Field(description="Learn from mirrored images, too.")] = True
     view_scales: Annotated[
         tuple[Annotated[float, Field(ge=0.25, le=4)], ...],
@@ -144,6 +151,7 @@ _MAPS_USUAL: Mapping[str, Any] = {
     "batch": 8,
     "epochs": 10,
     "steps": 300,
+    "balance": 0.0,
 }
 """What all decoders but the practical one have where nothing else is said: FCN-8s on whole maps."""
 

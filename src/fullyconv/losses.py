@@ -104,17 +104,19 @@ def dice_loss(logits: Logits, targets: Masks) -> Tensor:
     return torch.where(present, 1 - dice, 0.0).sum() / present.sum().clamp(min=1)
 
 
-def balanced_weights(pixel_counts: Tensor) -> Tensor:
-    """Weigh classes by the inverse square root of their frequency, scaled to an expectation of 1.
+def balanced_weights(pixel_counts: Tensor, power: float) -> Tensor:
+    """Weigh classes by a power of their inverse frequency, scaled to an expectation of 1.
 
-    The inverse frequency itself (median-frequency balancing) lifts rare classes more than their IoU bears.
+    The inverse frequency itself, power 1 (median-frequency balancing, Eigen and Fergus 2015), lifts rare classes
+    more than their IoU bears.
 
     Args:
         pixel_counts: C int64, labelled pixels of each class; a class without pixels gets weight 0.
+        power: 0 (all classes weigh 1) to 1.
 
     Returns:
         C float32 with `(frequency * weight).sum() == 1`.
     """
     frequency = pixel_counts.double() / pixel_counts.sum()
-    weights = torch.where(pixel_counts > 0, frequency.clamp(min=1e-12).rsqrt(), 0.0)
+    weights = torch.where(pixel_counts > 0, frequency.clamp(min=1e-300) ** -power, 0.0)
     return (weights / (frequency * weights).sum()).float()

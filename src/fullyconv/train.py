@@ -336,7 +336,8 @@ class _Session:
     def _class_weights(self, summary: DataSummary) -> Tensor | None:
         if not self.config.balance:
             return None
-        return balanced_weights(torch.from_numpy(summary.pixel_counts)).to(self.device)
+        counts = torch.from_numpy(summary.pixel_counts)
+        return balanced_weights(counts, self.config.balance).to(self.device)
 
     def _start_from(self, other: FCN) -> None:
         """Copy the decoder weights of another model where name and shape agree (the paper's staged training)."""
