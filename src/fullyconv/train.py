@@ -18,6 +18,7 @@ from fullyconv.checkpoint import RunLock, load_newest, save_checkpoint
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
 from fullyconv.device import choose_device, choose_precision, seed_everything, set_threads
+from fullyconv.encoders import fetch_pretrained
 from fullyconv.errors import DataError, FullyConvError, TrainingError, UsageError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
@@ -63,6 +64,7 @@ def train(
     start_from: str | Path | None = None,
     cache: FeatureCache | None = None,
     use_cache: bool = True,
+    offline: bool = False,
     progress: Progress | None = None,
 ) -> TrainResult:
     """Train an FCN on a data set's train split and keep the best epoch on its val split.
@@ -76,11 +78,13 @@ def train(
         start_from: A model file whose decoder weights to start from, where names and shapes agree.
         cache: Where features are kept; the user's feature cache by default.
         use_cache: False computes the same features without keeping them on disk.
+        offline: Download nothing: pretrained weights have to be on this machine.
         progress: Where to report; nowhere by default.
 
     Raises:
         DataError: Something is wrong with an image or mask; found before the first epoch.
         UsageError: Settings that do not fit each other, the data or the run folder.
+        WeightsError: The encoder's weights are missing, cannot be downloaded, are damaged or of another network.
         TrainingError: The loss is not finite any more.
     """
     run = RunFolder(Path(out), resume=resume, progress=progress or Silent())
@@ -92,7 +96,7 @@ def train(
             splits = _splits(data, config, run if resume else None)
             if not resume:
                 run.write_start(config, splits)
-            session = _Session(run, config, splits, cache if use_cache else None, start_from)
+            session = _Session(run, config, splits, cache if use_cache else None, start_from, offline)
             return session.fit(load_newest(run.checkpoint, report=run.say) if resume else None)
         except FullyConvError:
             if not resume and not run.checkpoint.exists():
@@ -125,6 +129,7 @@ class _Session:
         splits: Mapping[str, Dataset],
         cache: FeatureCache | None,
         start_from: str | Path | None,
+        offline: bool,
     ) -> None:
         self.run, self.config, self.splits = run, config, splits
         self.device = choose_device(config.device)
@@ -135,6 +140,8 @@ class _Session:
             run.say(line)
         self.table = splits["train"].class_table
         seed_everything(config.seed)
+        if config.encoder_weights == "pretrained":
+            fetch_pretrained(config.encoder, offline=offline, progress=run)
         self.model = build_model(config, splits["train"]).to(self.device)
         if start_from is not None:
             self._start_from(load_model(Path(start_from)))
