@@ -199,6 +199,17 @@ def test_a_failed_download_ends_with_1_and_leaves_no_run_behind(published, data,
     assert list((tmp_path / "run").iterdir()) == []
 
 
+def test_after_ctrl_c_in_a_download_the_same_command_works(published, data, tmp_path, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    words = ["train", data, "-o", tmp_path / "run", *QUICK, "--encoder", "vgg16"]
+    with monkeypatch.context() as patch:
+        patch.setattr("fullyconv.weights.download", interrupt)
+        assert run(patch, *words) == 130
+    assert run(monkeypatch, *words) == 0
+
+
 @pytest.mark.parametrize("weights", ["none", "FILE"])
 def test_other_weights_than_pretrained_ones_need_no_network(weights, published, data, tmp_path, monkeypatch):
     words = ["train", data, "-o", tmp_path / "run", *QUICK, "--encoder", "vgg16", "--offline"]

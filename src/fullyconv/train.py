@@ -94,9 +94,12 @@ def train(
     with RunLock(run.path):
         try:
             splits = _splits(data, config, run if resume else None)
+            if config.encoder_weights == "pretrained":
+                # Before there is anything to resume: after Ctrl-C the same command goes on with the download.
+                fetch_pretrained(config.encoder, offline=offline, progress=run)
             if not resume:
                 run.write_start(config, splits)
-            session = _Session(run, config, splits, cache if use_cache else None, start_from, offline)
+            session = _Session(run, config, splits, cache if use_cache else None, start_from)
             return session.fit(load_newest(run.checkpoint, report=run.say) if resume else None)
         except FullyConvError:
             if not resume and not run.checkpoint.exists():
@@ -129,7 +132,6 @@ class _Session:
         splits: Mapping[str, Dataset],
         cache: FeatureCache | None,
         start_from: str | Path | None,
-        offline: bool,
     ) -> None:
         self.run, self.config, self.splits = run, config, splits
         self.device = choose_device(config.device)
@@ -140,8 +142,6 @@ class _Session:
             run.say(line)
         self.table = splits["train"].class_table
         seed_everything(config.seed)
-        if config.encoder_weights == "pretrained":
-            fetch_pretrained(config.encoder, offline=offline, progress=run)
         self.model = build_model(config, splits["train"]).to(self.device)
         if start_from is not None:
             self._start_from(load_model(Path(start_from)))
