@@ -175,6 +175,9 @@ def train(
         Path | None, typer.Option("--from", metavar="MODEL", help="Start from the decoder of a model file.")
     ] = None,
     cache: Annotated[bool, typer.Option(help="Keep features on disk.")] = True,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Download nothing: pretrained weights have to be on this machine.")
+    ] = False,
     **options: Any,
 ) -> None:
     """Train a model on a folder of images and masks."""
@@ -200,7 +203,14 @@ def train(
         console.say(f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks")
     dataset = Dataset.open(data, classes=settings.classes, ignore=settings.ignore)
     result = run_training(
-        dataset, folder, settings, resume=resume, start_from=start_from, use_cache=cache, progress=console
+        dataset,
+        folder,
+        settings,
+        resume=resume,
+        start_from=start_from,
+        use_cache=cache,
+        offline=offline,
+        progress=console,
     )
     console.say(f"best val mean IoU {result.report.mean_iou:.4f}; the model is {result.model}")
     console.say(f"next: fullyconv predict {result.model} IMAGES -o masks")

@@ -29,7 +29,10 @@ class TrainConfig:
     ] = "efficientnet_lite0"
     encoder_weights: Annotated[
         str,
-        Field(description="pretrained, none (random), or a weights file in torchvision's key layout."),
+        Field(
+            description="pretrained (installed, else downloaded once), none (random), or a weights file in "
+            "torchvision's key layout."
+        ),
     ] = "pretrained"
     decoder: Annotated[
         Literal["practical", "fcn", "fcn_at_once", "lecture"],

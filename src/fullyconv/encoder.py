@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Images, Size
-from fullyconv.weights import PackagedWeights
+from fullyconv.weights import DownloadableWeights, PackagedWeights
 
 __all__ = [
     "Encoder",
@@ -121,7 +121,8 @@ class EncoderNetwork(nn.Module):
         weights_licence: SPDX name of the licence of its usual pretrained weights.
         weights_source: Where these weights came from: "random", or a package or file (its name, no folder).
         packaged: The package that brings its pretrained weights, if there is one.
-        usual_file: Where there is none, the file to ask for.
+        downloadable: Where there is none, the published file to download.
+        usual_file: Where there is neither, the file to ask for.
         ignored_weights: Prefixes of published weights that features do not need (the classifier).
         misfits: Published files with the right keys that give wrong features: the start of the SHA-256, why.
     """
@@ -132,6 +133,7 @@ class EncoderNetwork(nn.Module):
     weights_licence: str
     weights_source: str = "random"
     packaged: PackagedWeights | None = None
+    downloadable: DownloadableWeights | None = None
     usual_file: str = "a weights file"
     ignored_weights: tuple[str, ...] = ()
     misfits: tuple[tuple[str, str], ...] = ()
