@@ -337,11 +337,6 @@ def test_seed_and_view_decide_which_pixels_are_drawn_and_threads_do_not(numbered
     assert first == drawn(FeatureReader(tiny_encoder(), numbered), 60)[1]
 
 
-def test_more_pixels_are_the_same_and_more(numbered):
-    reader = FeatureReader(tiny_encoder(), numbered)
-    assert set(drawn(reader, 20)[1]) < set(drawn(reader, 60)[1])
-
-
 def test_an_image_without_labels_gives_no_points(tmp_path):
     write_pair(tmp_path / "data", "0", *draw_pair((20, 20), 0))
     write_pair(tmp_path / "data", "1", draw_pair((20, 20), 1)[0], np.full((20, 20), 255, np.uint8))

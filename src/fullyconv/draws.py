@@ -1,9 +1,9 @@
 """Which labelled pixels of an image are drawn, and how many each of them stands for.
 
 Drawn with equal probability, a class of a few pixels would hardly ever be among a few hundred. So half of the
-draws go to the classes in proportion to their pixels and half to all classes of the image alike; within a class,
-pixels are drawn without repetition. Each drawn pixel then stands for more or fewer pixels of its class: its
-*share*. The mean of share * loss over the drawn pixels has the expectation of the mean loss over all labelled
+draws go to the classes in proportion to their pixels and half to all classes of the image alike. The pixels of a
+class, row by row, are cut into as many stretches as it has draws, and one pixel is drawn from each: it stands for
+its stretch. The mean over the drawn pixels of share * loss has the expectation of the mean loss over all labelled
 ones, however the draws are divided (stratified sampling: Cochran, "Sampling techniques", 1977, chapter 5).
 """
 
@@ -17,28 +17,37 @@ EVEN = 0.5
 
 
 def draw_pixels(classes: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw pixels of one image.
+    """Draw pixels of one image, none of them twice.
 
     Args:
-        classes: P uint8 class indices of its labelled pixels.
+        classes: P uint8 class indices of its labelled pixels, row by row.
         count: How many to draw; all are taken where there are no more.
         generator: Decides the draw.
 
     Returns:
-        D int64 positions in `classes`, ascending, D = min(P, count); and D float32 shares with the mean 1. Where
-        every class of the image can have a draw, the shares of a class sum up to D times its part of the pixels.
+        D int64 positions in `classes`, D = min(P, count), ascending; and D float32 shares with the mean 1: the
+        pixels that each stands for, in units of P / D.
     """
-    order = torch.randperm(len(classes), generator=generator)
-    counts = torch.bincount(classes.long(), minlength=1)
+    if len(classes) == 0:
+        return torch.zeros(0, dtype=torch.long), torch.zeros(0)
+    counts = torch.bincount(classes.long())
     if EVEN * count < (counts > 0).sum():  # A class without a draw would be missing from the mean.
-        chosen = order[:count].sort().values
-        return chosen, torch.ones(len(chosen))
-    quotas = _quotas(counts, count)
-    order = order[classes[order].argsort(stable=True)]  # Class by class, each in random order.
-    place = torch.arange(len(order)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-    chosen = order[place < quotas.repeat_interleave(counts)].sort().values
-    shares = (counts / len(classes)) / (quotas / len(chosen)).clamp(min=1e-12)
-    return chosen, shares.float()[classes[chosen].long()]
+        strata = [(torch.arange(len(classes)), min(count, len(classes)))]
+    else:
+        quotas = _quotas(counts, count).tolist()
+        strata = [((classes == index).nonzero()[:, 0], quota) for index, quota in enumerate(quotas) if quota]
+    drawn = [_one_of_each_stretch(pixels, quota, generator) for pixels, quota in strata]
+    chosen, order = torch.cat([pixels for pixels, _ in drawn]).sort()
+    lengths = torch.cat([lengths for _, lengths in drawn])[order]
+    return chosen, lengths.float() * (len(chosen) / len(classes))
+
+
+def _one_of_each_stretch(pixels: Tensor, quota: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Cut pixels into `quota` stretches as equal as can be; draw one of each, and give the stretches' lengths."""
+    ends = torch.arange(quota + 1) * len(pixels) // quota
+    lengths = ends.diff()
+    places = (torch.rand(quota, generator=generator, dtype=torch.float64) * lengths).long()
+    return pixels[ends[:-1] + places], lengths
 
 
 def _quotas(counts: Tensor, count: int) -> Tensor:
