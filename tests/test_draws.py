@@ -21,6 +21,16 @@ def drawn_of(classes, count, seed=0):
     return chosen, shares, torch.bincount(classes[chosen].long(), minlength=int(classes.max()) + 1).tolist()
 
 
+def test_ignored_pixels_are_never_drawn():
+    target = torch.full((500,), 255, dtype=torch.uint8)
+    target[::7] = classes_of(60, 12)
+    for count in (1, 5, 50, 72, 400):
+        chosen, shares = draw_pixels(target, count, seeded())
+        assert (target[chosen] != 255).all()
+        assert len(chosen) == min(72, count)
+        assert shares.mean().item() == pytest.approx(1)
+
+
 @pytest.mark.parametrize("counts", [(9000, 1000), (5000, 3, 40), (20,), (0, 50, 0, 5000), (1, 1, 1, 997)])
 @pytest.mark.parametrize("count", [1, 7, 64, 512, 10**6])
 def test_as_many_different_pixels_are_drawn_as_asked_for_and_there_are(counts, count):
@@ -88,5 +98,6 @@ def test_the_draw_is_the_same_for_the_same_generator():
 
 
 def test_without_labelled_pixels_nothing_is_drawn():
-    chosen, shares = draw_pixels(torch.zeros(0, dtype=torch.uint8), 5, seeded())
-    assert chosen.tolist() == shares.tolist() == []
+    for target in (torch.zeros(0, dtype=torch.uint8), torch.full((9,), 255, dtype=torch.uint8)):
+        chosen, shares = draw_pixels(target, 5, seeded())
+        assert chosen.tolist() == shares.tolist() == []

@@ -230,13 +230,12 @@ class MapBatches:
 
     def _draw_pixels(self, targets: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw `count` pixels of a crop; where fewer are labelled, the rest is there for the shape alone."""
-        labelled = (targets.flatten() != IGNORE_INDEX).nonzero()[:, 0]
-        if self.count == 0 or len(labelled) == 0:
-            return labelled[:0], torch.ones(0)
-        places, shares = draw_pixels(targets.flatten()[labelled], self.count, draw)
-        missing = self.count - len(places)
-        chosen = torch.cat([labelled[places], labelled[:1].expand(missing)])
-        return chosen, torch.cat([shares * (self.count / len(places)), torch.zeros(missing)])
+        chosen, shares = draw_pixels(targets.flatten(), self.count, draw)
+        if len(chosen) == 0:
+            return chosen, shares
+        missing = self.count - len(chosen)
+        shares = torch.cat([shares * (self.count / len(chosen)), torch.zeros(missing)])
+        return torch.cat([chosen, chosen[:1].expand(missing)]), shares
 
     def _window(self, side: int, crop: int, draw: torch.Generator) -> tuple[int, int]:
         """Choose a window of a side on the grid; the whole side where it fits."""

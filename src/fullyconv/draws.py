@@ -10,36 +10,39 @@ ones, however the draws are divided (stratified sampling: Cochran, "Sampling tec
 import torch
 from torch import Tensor
 
+from fullyconv.class_table import IGNORE_INDEX
+
 __all__ = ["draw_pixels"]
 
 EVEN = 0.5
 """The part of the draws that is divided evenly between the classes of an image."""
 
 
-def draw_pixels(classes: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw pixels of one image, none of them twice.
+def draw_pixels(target: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw labelled pixels of one image, none of them twice.
 
     Args:
-        classes: P uint8 class indices of its labelled pixels, row by row.
-        count: How many to draw; all are taken where there are no more.
+        target: P uint8 class indices, row by row; 255 is never drawn.
+        count: How many to draw; all labelled ones are taken where there are no more.
         generator: Decides the draw.
 
     Returns:
-        D int64 positions in `classes`, D = min(P, count), ascending; and D float32 shares with the mean 1: the
-        pixels that each stands for, in units of P / D.
+        D int64 positions in `target`, ascending, D = min(labelled pixels, count); and D float32 shares with the
+        mean 1: the pixels that each stands for, as a multiple of those that it would stand for if all were alike.
     """
-    if len(classes) == 0:
+    counts = torch.bincount(target.int(), minlength=IGNORE_INDEX)[:IGNORE_INDEX]
+    labelled = int(counts.sum())
+    if min(labelled, count) == 0:
         return torch.zeros(0, dtype=torch.long), torch.zeros(0)
-    counts = torch.bincount(classes.long())
     if EVEN * count < (counts > 0).sum():  # A class without a draw would be missing from the mean.
-        strata = [(torch.arange(len(classes)), min(count, len(classes)))]
+        strata = [((target != IGNORE_INDEX).nonzero()[:, 0], min(count, labelled))]
     else:
         quotas = _quotas(counts, count).tolist()
-        strata = [((classes == index).nonzero()[:, 0], quota) for index, quota in enumerate(quotas) if quota]
+        strata = [((target == index).nonzero()[:, 0], quota) for index, quota in enumerate(quotas) if quota]
     drawn = [_one_of_each_stretch(pixels, quota, generator) for pixels, quota in strata]
     chosen, order = torch.cat([pixels for pixels, _ in drawn]).sort()
     lengths = torch.cat([lengths for _, lengths in drawn])[order]
-    return chosen, lengths.float() * (len(chosen) / len(classes))
+    return chosen, lengths.float() * (len(chosen) / labelled)
 
 
 def _one_of_each_stretch(pixels: Tensor, quota: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,6 @@ import PIL
 import torch
 from torch import Tensor
 
-from fullyconv.class_table import IGNORE_INDEX
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.decoder import read_points
 from fullyconv.device import instruction_set
@@ -186,13 +185,11 @@ class FeatureReader:
         self, sample: Sample, view: View, output_stride: int, count: int, seed: int
     ) -> dict[str, Tensor]:
         target = torch.from_numpy(self.target(sample, view).copy())
-        labelled = (target.flatten() != IGNORE_INDEX).nonzero()[:, 0]
         # The draw depends on what is in the key and nothing else: two samples of equal files share an entry.
         draw = torch.Generator().manual_seed(
             int(entry_key({"image": self._file_digest(sample.image), "view": asdict(view), "seed": seed})[:8], 16)
         )
-        places, shares = draw_pixels(target.flatten()[labelled], count, draw)
-        pixels = labelled[places]
+        pixels, shares = draw_pixels(target.flatten(), count, draw)
         size = (target.shape[0], target.shape[1])
         rows, columns = pixels // size[1], pixels % size[1]
         maps = [maps.float() for maps in self._compute(sample, view)]
