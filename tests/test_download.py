@@ -110,6 +110,13 @@ def test_each_begun_megabyte_is_a_step(size, steps, tmp_path):
     assert progress.tracked == [[f"downloading {server.name}, MB", steps, steps]]
 
 
+def test_bytes_that_come_together_are_as_many_steps(server, path, monkeypatch):
+    monkeypatch.setattr(module, "MEGABYTE", 100)
+    progress = Lines()
+    fetch(server, path, progress=progress)
+    assert progress.tracked == [[f"downloading {server.name}, MB", 33_000, 33_000]]
+
+
 def test_on_a_terminal_there_is_a_bar(server, path, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
@@ -547,6 +554,23 @@ def test_a_disk_that_takes_no_more_keeps_what_came(server, path, monkeypatch):
     part = path.with_name(f".{path.name}.part")
     part.mkdir(parents=True)
     assert refusal(server, path).startswith(f"cannot write {path}: ")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps files that are open")
+def test_a_lock_that_its_holder_has_removed_is_taken_anew(tmp_path, monkeypatch):
+    lock, take, calls = tmp_path / ".lock", module._locked, []
+
+    def take_late(descriptor):
+        if not calls:
+            lock.unlink()  # Between opening and locking it, another process was done.
+        calls.append(descriptor)
+        return take(descriptor)
+
+    monkeypatch.setattr(module, "_locked", take_late)
+    with module._alone(lock, lambda: None):
+        assert lock.exists()
+    assert len(calls) == 2
+    assert not lock.exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="flock is POSIX")
