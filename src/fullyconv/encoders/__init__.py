@@ -1,18 +1,33 @@
 """The networks that an encoder can be made of, one file a family."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 
 from fullyconv.encoder import EncoderNetwork
-from fullyconv.encoders.efficientnet_lite import EfficientNetLite0
+from fullyconv.encoders.efficientnet_lite import EfficientNetLite
+from fullyconv.encoders.resnet import ResNet
 from fullyconv.encoders.vgg import VGG16, vgg16_fc_layers
 from fullyconv.errors import UsageError, WeightsError
 from fullyconv.weights import Weights, choose_tensors, initialise, load_weights
 
 __all__ = ["ENCODER_NAMES", "bare_network", "build_network", "vgg16_fc_layers"]
 
-NETWORKS: tuple[type[EncoderNetwork], ...] = (EfficientNetLite0, VGG16)
+NETWORKS: dict[str, Callable[[], EncoderNetwork]] = {
+    "efficientnet_lite0": EfficientNetLite,
+    "efficientnet_lite1": partial(EfficientNetLite, 1),
+    "efficientnet_lite2": partial(EfficientNetLite, 2),
+    "vgg16": VGG16,
+    "resnet18": partial(ResNet, 18),
+    "resnet34": partial(ResNet, 34),
+    "resnet50": partial(ResNet, 50),
+    "resnet101": partial(ResNet, 101),
+    "resnet50_d8": partial(ResNet, 50, dilated=True),
+    "resnet101_d8": partial(ResNet, 101, dilated=True),
+}
 
-ENCODER_NAMES: tuple[str, ...] = tuple(network.name for network in NETWORKS)
+ENCODER_NAMES: tuple[str, ...] = tuple(NETWORKS)
 """What `build_network` can build; the first is the default."""
 
 
@@ -52,12 +67,11 @@ def bare_network(name: str) -> EncoderNetwork:
     Raises:
         UsageError: There is no encoder of that name.
     """
-    kinds = {network.name: network for network in NETWORKS}
-    if name not in kinds:
-        raise UsageError(f"no encoder {name!r}", hint=f"choose {' or '.join(ENCODER_NAMES)}")
+    if name not in NETWORKS:
+        raise UsageError(f"no encoder {name!r}", hint=f"choose one of {', '.join(NETWORKS)}")
     # Without storage no default values are drawn: neither time nor the global random state is spent.
     with torch.device("meta"):
-        network = kinds[name]()
+        network = NETWORKS[name]()
     network.to_empty(device="cpu")
     for tensor in network.state_dict().values():
         tensor.zero_()
