@@ -99,7 +99,9 @@ def test_a_pixel_depends_on_no_cell_beyond_the_halo(name, scales):
     decoder = randomised(built(FORMS[name], scales=scales))
     features = [maps.requires_grad_() for maps in features_of(decoder.specs, (384, 64))]
     coarsest = max(spec.stride for spec in decoder.specs)
-    full = upsample_logits(decoder(features, (384, 64)), decoder.output_stride, (384, 64))
+    logits, auxiliary = decoder(features, (384, 64)), decoder.auxiliary_logits(features, (384, 64))
+    logits = logits if auxiliary is None else logits + auxiliary
+    full = upsample_logits(logits, decoder.output_stride, (384, 64))
     for row in range(160, 224, 3):
         first = (math.floor((row + 0.5) / coarsest) - decoder.halo_cells) * coarsest
         last = first + (2 * decoder.halo_cells + 1) * coarsest
