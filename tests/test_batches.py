@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_data import draw_pair, tiny_dataset, tiny_encoder, write_pair
-from tiny_decoders import randomised
+from tiny_decoders import TinyNetwork, randomised
 
 from fullyconv import batches as batches_module
 from fullyconv.batches import MapBatches, PointBatches
@@ -223,13 +223,15 @@ ZERO_PADDED = {
     "FCN-8s, learned": ("fcn", 8, (1.0,), {"upsampling": "learned"}),
     "FCN-16s, fc6": ("fcn", 16, (1.0,), {"fc": True, "width": 9}),
     "lecture": ("lecture", 8, (1.0,), {"width": 9}),
+    "d2l": ("d2l", 32, (1.0,), {}),
+    "torchvision": ("torchvision", 16, (1.0,), {}),
 }
 SIZES = [(200, 330), (96, 160), (33, 300), (320, 64), (70, 65), (1, 1)]
 
 
 def made(form):
     name, stride, scales, options = form
-    encoder = tiny_encoder(needed_strides(name, stride), scales)
+    encoder = tiny_encoder(needed_strides(name, TinyNetwork.taps, stride), scales)
     return encoder, randomised(build_decoder(name, encoder.specs, 3, **options))
 
 

@@ -9,6 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from fullyconv.config import RECIPES, TrainConfig, config_from_mapping, read_config, recipe, write_config
+from fullyconv.decoders import DECODER_NAMES
+from fullyconv.encoders import ENCODER_NAMES
 from fullyconv.errors import UsageError
 
 # A value for each setting that is not its default, all of them together without contradiction. Whoever adds a
@@ -24,6 +26,7 @@ OTHER = {
     "upsampling": "learned",
     "fc": True,
     "width": 512,
+    "auxiliary": True,
     "train_on": "maps",
     "pixels": 4096,
     "loss": "focal",
@@ -98,7 +101,7 @@ def test_an_unknown_setting_is_refused_in_python_too():
     ("name", "value", "message"),
     [
         ("epochs", 0, "setting epochs: input should be greater than or equal to 1, got 0"),
-        ("stride", 12, "setting stride: input should be 4, 8, 16 or 32, got 12"),
+        ("stride", 12, "setting stride: input should be 4, 8, 16, 32 or None, got 12"),
         ("decoder", "FCN", "setting decoder: input should be 'practical', 'fcn', .*, got 'FCN'"),
         ("scales", (1.0, 9.0), "setting scales.1: input should be less than or equal to 4, got 9.0"),
         ("scales", (), r"setting scales: tuple should have at least 1 item .* got \(\)"),
@@ -149,6 +152,21 @@ def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path, content):
 def test_the_papers_and_the_lectures_decoders_imply_maps_of_one_scale_and_stride_8(decoder):
     config = recipe(decoder=decoder)
     assert (config.train_on, config.scales, config.stride, config.pixels) == ("maps", (1.0,), 8, 4096)
+
+
+@pytest.mark.parametrize("decoder", ["d2l", "torchvision"])
+def test_decoders_without_skips_imply_the_coarsest_stride_of_the_encoder(decoder, tmp_path):
+    config = recipe(decoder=decoder)
+    assert (config.train_on, config.scales, config.stride) == ("maps", (1.0,), None)
+    assert recipe(decoder=decoder, stride=8).stride == 8
+    write_config(config, tmp_path / "config.toml")
+    assert config_from_mapping(read_config(tmp_path / "config.toml")) == config
+
+
+def test_the_names_of_encoders_and_decoders_are_those_that_can_be_built():
+    hints = typing.get_type_hints(TrainConfig)
+    assert typing.get_args(hints["encoder"]) == ENCODER_NAMES
+    assert typing.get_args(hints["decoder"]) == DECODER_NAMES
 
 
 def test_a_recipe_of_the_practical_decoder_is_refused_for_another():

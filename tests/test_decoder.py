@@ -5,6 +5,7 @@ import torch
 from tiny_decoders import features_of
 
 from fullyconv.decoder import (
+    BatchNorm,
     Decoder,
     bilinear_read,
     output_cells,
@@ -117,6 +118,10 @@ def test_features_are_found_by_their_stride():
     assert positions_of_strides("fcn", [spec(4), spec(8), spec(32)], (32, 8)) == [2, 1]
 
 
+def test_of_several_features_at_a_stride_the_deepest_is_found():
+    assert positions_of_strides("d2l", [spec(4), spec(8), spec(8)], (8, 4)) == [2, 0]
+
+
 def test_a_missing_stride_is_refused_naming_what_is_there():
     with pytest.raises(UsageError, match="decoder fcn needs features at strides 32, 16, the encoder gives 8, 32"):
         positions_of_strides("fcn", [spec(8), spec(32)], (32, 16))
@@ -125,6 +130,23 @@ def test_a_missing_stride_is_refused_naming_what_is_there():
 def test_another_scale_is_refused_where_the_decoder_knows_only_one():
     with pytest.raises(UsageError, match=r"decoder lecture reads features at scale 1 only, got scale 0.5, 1.5"):
         positions_of_strides("lecture", [spec(8, scale=1.5), spec(8), spec(8, scale=0.5)], (8,))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 3, 1, 2), (7, 3, 1, 1)])
+def test_the_batch_norm_is_torchs(shape):
+    ours, theirs, values = BatchNorm(3), torch.nn.BatchNorm2d(3), torch.randn(shape)
+    assert torch.equal(ours(values), theirs(values))
+    assert torch.equal(ours.running_var, theirs.running_var)
+    assert torch.equal(ours.eval()(values), theirs.eval()(values))
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (1, 3)])
+def test_a_single_value_is_normalised_by_the_running_statistics(shape):
+    norm, values = BatchNorm(3), torch.randn(shape)
+    norm.running_mean.fill_(2)
+    torch.testing.assert_close(norm(values), values - 2, atol=1e-4, rtol=1e-4)
+    assert (norm.running_mean == 2).all()
 
 
 def test_an_abstract_decoder_says_so():

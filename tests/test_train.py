@@ -240,6 +240,7 @@ def test_the_sampled_loss_is_the_full_one_on_average():
     features = torch.randn(2, 3, 4, 4)
     model = lambda maps, size: decoder.forward(maps[0])  # noqa: E731
     model.output_stride = 4
+    model.auxiliary_logits = lambda maps, size: None
     targets = torch.randint(0, 4, (2, 16, 16))
     every, none = torch.arange(256).expand(2, -1), torch.zeros(2, 0, dtype=torch.long)
     for loss in ("cross_entropy", "focal"):

@@ -20,7 +20,7 @@ from fullyconv.encoder import padded_size
 from fullyconv.features import FeatureReader
 from fullyconv.losses import FOCAL_GAMMA, dice_loss, map_loss, pixel_loss
 from fullyconv.progress import Progress
-from fullyconv.shapes import Features, Points, Size
+from fullyconv.shapes import Features, Logits, Points, Size
 from fullyconv.transforms import View
 from fullyconv.upsample import pixel_logits, upsample_logits
 
@@ -28,6 +28,9 @@ __all__ = ["MapBatch", "MapBatches", "PointBatch", "PointBatches", "step_loss"]
 
 MEMORY = 2 * 10**9
 """Bytes of points, or of feature maps and targets, that are held in memory."""
+
+AUXILIARY_WEIGHT = 0.5
+"""Of the loss of an auxiliary head, as in torchvision's reference training."""
 
 POINTS_SEED = 0
 """The draw of pixels is the same for every seed of a training, so that runs with other seeds find their points in
@@ -310,16 +313,28 @@ def step_loss(decoder: Decoder, batch: PointBatch | MapBatch, loss: str, weights
         loss: "cross_entropy" or "focal"; at every pixel also "dice", or "dice+cross_entropy" for their sum.
         weights: C float class weights with expectation 1, or None. Dice takes none.
     """
-    gamma = FOCAL_GAMMA if loss == "focal" else 0.0
     if isinstance(batch, PointBatch):
+        gamma = FOCAL_GAMMA if loss == "focal" else 0.0
         logits = decoder.point_logits(batch.points)
         return pixel_loss(logits, batch.targets, weights, shares=batch.shares, gamma=gamma)
+    auxiliary = decoder.auxiliary_logits(batch.features, batch.size)
     logits = decoder(batch.features, batch.size)
+    total = _map_batch_loss(logits, decoder.output_stride, batch, loss, weights)
+    if auxiliary is None:
+        return total
+    return total + AUXILIARY_WEIGHT * _map_batch_loss(auxiliary, decoder.output_stride, batch, loss, weights)
+
+
+def _map_batch_loss(
+    logits: Logits, output_stride: int, batch: MapBatch, loss: str, weights: Tensor | None
+) -> Tensor:
+    """Compute the loss of logits on the output grid of a batch's crops."""
+    gamma = FOCAL_GAMMA if loss == "focal" else 0.0
     if batch.rows.shape[1]:
-        drawn = pixel_logits(logits, decoder.output_stride, batch.rows, batch.columns).flatten(0, 1)
+        drawn = pixel_logits(logits, output_stride, batch.rows, batch.columns).flatten(0, 1)
         targets, shares = batch.drawn_targets.flatten(), batch.shares.flatten()
         return pixel_loss(drawn, targets, weights, shares=shares, gamma=gamma)
-    logits = upsample_logits(logits, decoder.output_stride, batch.size)
+    logits = upsample_logits(logits, output_stride, batch.size)
     if loss == "dice":
         return dice_loss(logits, batch.targets)
     total = map_loss(logits, batch.targets, weights, gamma=gamma)

@@ -152,9 +152,7 @@ def _parse(name: str, value: str | bool) -> Any:
     if typing.get_origin(kind) is tuple:
         return tuple(part.strip() for part in value.split(",") if part.strip())
     choices = typing.get_args(kind)
-    return (
-        int(value) if choices and all(isinstance(choice, int) for choice in choices) and value.isdigit() else value
-    )
+    return int(value) if any(isinstance(choice, int) for choice in choices) and value.isdigit() else value
 
 
 @app.command()

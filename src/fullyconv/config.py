@@ -24,7 +24,18 @@ class TrainConfig:
     """Settings of `fullyconv train`. The defaults are the default recipe."""
 
     encoder: Annotated[
-        Literal["efficientnet_lite0", "vgg16"],
+        Literal[
+            "efficientnet_lite0",
+            "efficientnet_lite1",
+            "efficientnet_lite2",
+            "vgg16",
+            "resnet18",
+            "resnet34",
+            "resnet50",
+            "resnet101",
+            "resnet50_d8",
+            "resnet101_d8",
+        ],
         Field(description="The fixed network whose features are read."),
     ] = "efficientnet_lite0"
     encoder_weights: Annotated[
@@ -35,14 +46,15 @@ class TrainConfig:
         ),
     ] = "pretrained"
     decoder: Annotated[
-        Literal["practical", "fcn", "fcn_at_once", "lecture"],
+        Literal["practical", "fcn", "fcn_at_once", "lecture", "d2l", "torchvision"],
         Field(
-            description="The trained part: the practical decoder, the paper's FCN, or the lecture's. The last two "
-            "learn on maps of scale 1: stride 8, 4096 pixels, batch 8, 10 epochs where nothing else is given."
+            description="The trained part: the practical decoder, the paper's FCN, or the lecture's, d2l's or "
+            "torchvision's. All but the first learn on maps of scale 1: stride 8 (the last two: the encoder's "
+            "coarsest), 4096 pixels, batch 8, 10 epochs where nothing else is given."
         ),
     ] = "practical"
     stride: Annotated[
-        Literal[4, 8, 16, 32],
+        Literal[4, 8, 16, 32, None],
         Field(description="Finest stride that the decoder reads: 8 makes an FCN-8s."),
     ] = 4
     scales: Annotated[
@@ -57,6 +69,9 @@ class TrainConfig:
     ] = "fixed"
     fc: Annotated[bool, Field(description="Trained fc6 and fc7 layers in the paper's FCN (for VGG16).")] = False
     width: Annotated[int, Field(ge=1, description="Channels of conv6 and fcn4 in the lecture's network.")] = 4096
+    auxiliary: Annotated[
+        bool, Field(description="Train torchvision's auxiliary head, too; it does not change the masks.")
+    ] = False
     train_on: Annotated[
         Literal["points", "maps"],
         Field(description="Train on features read once at labelled pixels, or on whole feature maps."),
@@ -159,6 +174,10 @@ _MAPS_USUAL: Mapping[str, Any] = {
 """What all decoders but the practical one have where nothing else is said: FCN-8s on whole maps."""
 
 
+_COARSEST = ("d2l", "torchvision")
+"""The decoders that read the encoder's coarsest features where no stride is given, whatever that stride is."""
+
+
 def _text(value: object) -> str:
     return ",".join(f"{item:g}" for item in value) if isinstance(value, tuple) else str(value)
 
@@ -205,6 +224,8 @@ def config_from_mapping(values: Mapping[str, Any], *, base: str = "default", sou
             f"recipe {base} is for the decoder practical, got {values['decoder']}", hint="leave it out"
         )
     usual = RECIPES[base] if values.get("decoder", "practical") == "practical" else _MAPS_USUAL
+    if values.get("decoder") in _COARSEST:
+        usual = {**usual, "stride": None}
     try:
         config: TrainConfig = TypeAdapter(TrainConfig).validate_python({**usual, **values})
     except ValidationError as error:

@@ -16,7 +16,19 @@ from fullyconv.encoder import FeatureSpec, padded_size
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Points, Size
 
-__all__ = ["Decoder", "bilinear_read", "output_cells", "positions_of_strides", "read_points", "resample"]
+__all__ = [
+    "BatchNorm",
+    "Decoder",
+    "bilinear_read",
+    "output_cells",
+    "positions_of_strides",
+    "read_points",
+    "resample",
+]
+
+
+MOMENTUM = 0.1
+"""Weight of a batch in the running statistics of the batch norm: torch's own default."""
 
 
 class Decoder(nn.Module):
@@ -55,9 +67,35 @@ class Decoder(nn.Module):
         """Compute P x num_classes logits from features read at P pixels (where `reads_points`)."""
         raise NotImplementedError(f"{type(self).__name__} has no point logits")
 
+    def auxiliary_logits(self, features: Features, size: Size) -> Tensor | None:
+        """Compute the logits of a second head, for the loss alone: shaped as those of `forward`; None without."""
+        return None
+
     def config(self) -> dict[str, Any]:
         """The keyword arguments, beside the specs and num_classes, that rebuild it, as JSON values."""
         raise NotImplementedError(f"{type(self).__name__} is abstract")
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm of N x K x h x w maps or of P x K points, which takes a single value for each channel, too."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, momentum=MOMENTUM)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Normalise by the batch in training and by the running statistics otherwise."""
+        # A single value has no variance (torch raises): it is normalised with the running statistics instead.
+        learns = self.training and values.numel() > values.shape[1]
+        return functional.batch_norm(
+            values,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=learns,
+            momentum=MOMENTUM,
+            eps=self.eps,
+        )
 
 
 def positions_of_strides(name: str, specs: Sequence[FeatureSpec], strides: Sequence[int]) -> list[int]:
@@ -69,7 +107,7 @@ def positions_of_strides(name: str, specs: Sequence[FeatureSpec], strides: Seque
         strides: The strides that the decoder reads.
 
     Returns:
-        For each of `strides` the position of its feature in `specs`.
+        For each of `strides` the position of its feature in `specs`; of several the deepest, which comes last.
 
     Raises:
         UsageError: Features at another scale than 1, or none at one of the strides.

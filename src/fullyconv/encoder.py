@@ -9,6 +9,7 @@ import copy
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -23,6 +24,7 @@ from fullyconv.shapes import Features, Images, Size
 from fullyconv.weights import DownloadableWeights, PackagedWeights
 
 __all__ = [
+    "IMAGENET_INPUT",
     "Encoder",
     "EncoderNetwork",
     "FeatureSpec",
@@ -54,6 +56,10 @@ class InputConvention:
     channel_order: str = "RGB"
 
 
+IMAGENET_INPUT = InputConvention(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+"""torchvision's mean (.485, .456, .406) and deviation (.229, .224, .225), in units of 0..255."""
+
+
 @dataclass(frozen=True)
 class ReceptiveField:
     """The square of input pixels that one cell sees, composed layer by layer.
@@ -66,9 +72,9 @@ class ReceptiveField:
     size: int = 1
     stride: int = 1
 
-    def through(self, kernel: int, stride: int = 1) -> "ReceptiveField":
+    def through(self, kernel: int, stride: int = 1, dilation: int = 1) -> "ReceptiveField":
         """The field after one more convolution or pooling."""
-        return ReceptiveField(self.size + (kernel - 1) * self.stride, self.stride * stride)
+        return ReceptiveField(self.size + (kernel - 1) * dilation * self.stride, self.stride * stride)
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,8 @@ class EncoderNetwork(nn.Module):
 
     Attributes:
         name: The name under which `fullyconv.encoders.build_network` finds it.
-        taps: All taps, finest first. Their strides divide the last one.
+        taps: All taps by depth, so finest first; in a dilated network several have one stride. Their strides
+            divide the last one.
         input_convention: What `forward` expects.
         weights_licence: SPDX name of the licence of its usual pretrained weights.
         weights_source: Where these weights came from: "random", or a package or file (its name, no folder).
@@ -144,12 +151,38 @@ class EncoderNetwork(nn.Module):
         Args:
             images: N x 3 x H x W float, normalised by `input_convention`; H and W multiples of the last of
                 `strides`.
-            strides: Ascending, each the stride of a tap.
+            strides: Ascending; which taps they stand for says `taps_at`.
 
         Returns:
             For each stride N x channels x H / stride x W / stride.
         """
         raise NotImplementedError(f"{type(self).__name__} is abstract")
+
+    def taps_at(self, strides: Sequence[int]) -> tuple[Tap, ...]:
+        """Find the taps that strides stand for, by depth.
+
+        Args:
+            strides: A stride that comes m times stands for the m deepest taps of that stride.
+
+        Raises:
+            UsageError: A stride without a tap, or that comes more often than it has taps.
+        """
+        found: list[Tap] = []
+        for stride, wanted in sorted(Counter(strides).items()):
+            taps = [tap for tap in self.taps if tap.stride == stride]
+            if not taps:
+                known = ", ".join(map(str, dict.fromkeys(tap.stride for tap in self.taps)))
+                raise UsageError(
+                    f"encoder {self.name} has features at strides {known}, not at {stride}",
+                    hint="choose a decoder stride among them, or an encoder that has it",
+                )
+            if wanted > len(taps):
+                raise UsageError(
+                    f"encoder {self.name} has {len(taps)} features at stride {stride}, not {wanted}",
+                    hint="name a stride once for each of its features",
+                )
+            found += taps[-wanted:]
+        return tuple(found)
 
     def published_keys(self) -> Mapping[str, str]:
         """For each key of `state_dict` the name that the publisher of the pretrained weights gave it."""
@@ -169,12 +202,12 @@ class Encoder(nn.Module):
 
     Args:
         network: The pretrained network.
-        strides: Which taps to read; all by default.
+        strides: Which taps to read, as in `EncoderNetwork.taps_at`; all by default.
         scales: Factors by which the image is enlarged before the network. Each gives its own features.
 
     Raises:
-        UsageError: The network has no tap at one of the strides; a scale is not in [0.25, 4], comes twice, or
-            is no fraction with a denominator of at most 64.
+        UsageError: The network has no or too few taps at one of the strides; a scale is not in [0.25, 4], comes
+            twice, or is no fraction with a denominator of at most 64.
     """
 
     mean: Tensor
@@ -187,20 +220,12 @@ class Encoder(nn.Module):
         scales: Sequence[float] = (1.0,),
     ) -> None:
         super().__init__()
-        taps = {tap.stride: tap for tap in network.taps}
-        strides = tuple(sorted(set(strides or taps)))
-        for stride in strides:
-            if stride not in taps:
-                known = ", ".join(map(str, taps))
-                raise UsageError(
-                    f"encoder {network.name} has features at strides {known}, not at {stride}",
-                    hint="choose a decoder stride among them",
-                )
         _check_scales(scales)
         self.network = network
-        self.strides = strides
+        self.strides = tuple(sorted(strides or (tap.stride for tap in network.taps)))
+        self.taps = network.taps_at(self.strides)
         self.scales = tuple(float(scale) for scale in scales)
-        self.specs = tuple(FeatureSpec(taps[stride], scale) for scale in self.scales for stride in strides)
+        self.specs = tuple(FeatureSpec(tap, scale) for scale in self.scales for tap in self.taps)
         convention = network.input_convention
         self.register_buffer("mean", torch.tensor(convention.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(convention.std).view(1, 3, 1, 1), persistent=False)

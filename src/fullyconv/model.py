@@ -58,7 +58,8 @@ class FCN(nn.Module):
             encoder: One of `fullyconv.encoders.ENCODER_NAMES`.
             encoder_weights: "pretrained", "none" or a weights file.
             decoder: One of `fullyconv.decoders.DECODER_NAMES`.
-            stride: The finest stride that the decoder reads; the decoder's own default if None.
+            stride: The finest stride that the decoder reads; the decoder's own default if None
+                (`fullyconv.decoders.needed_strides`).
             scales: Scales of the image at which features are read.
             decoder_options: Options of the decoder, such as `hidden` and `dropout` of the practical one.
 
@@ -67,7 +68,8 @@ class FCN(nn.Module):
             WeightsError: Weights that are missing or do not fit.
         """
         network = build_network(encoder, encoder_weights)
-        fixed = Encoder(network, needed_strides(decoder, stride), scales)
+        auxiliary = bool(decoder_options.get("auxiliary"))
+        fixed = Encoder(network, needed_strides(decoder, network.taps, stride, auxiliary=auxiliary), scales)
         trained = build_decoder(decoder, fixed.specs, class_table.num_classes, **decoder_options)
         return cls(fixed, trained, class_table)
 
@@ -91,9 +93,7 @@ class FCN(nn.Module):
                 "digest": self.encoder.digest(),
                 "weights_source": network.weights_source,
                 "weights_licence": network.weights_licence,
-                "receptive_fields": [
-                    tap.receptive_field for tap in network.taps if tap.stride in self.encoder.strides
-                ],
+                "receptive_fields": [tap.receptive_field for tap in self.encoder.taps],
             },
             "decoder": {"name": self.decoder.name, **self.decoder.config()},
             "class_table": self.class_table.to_json(),

