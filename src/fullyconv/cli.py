@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -94,12 +95,14 @@ def _root(
     """Semantic segmentation with fully convolutional networks."""
 
 
-def _with_train_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command that takes `**options` one option for each field of `TrainConfig`."""
+def _with_train_options(command: Callable[..., None], names: Collection[str] = ()) -> Callable[..., None]:
+    """Give a command that takes `**options` one option for each field of `TrainConfig`, or for those named."""
     signature = inspect.signature(command)
     hints = typing.get_type_hints(TrainConfig, include_extras=True)
     options = []
     for field in fields(TrainConfig):
+        if names and field.name not in names:
+            continue
         kind, info = typing.get_args(hints[field.name])[:2]
         flag = "--" + field.name.replace("_", "-")
         default = None if field.default is MISSING else field.default
@@ -285,6 +288,57 @@ def info(model: Model, as_json: Json = False) -> None:
         sys.stdout.write(json.dumps(description, allow_nan=False) + "\n")
     else:
         sys.stdout.write(describe(description) + "\n")
+
+
+@app.command()
+@partial(_with_train_options, names=("stride", "scales", "hidden", "upsampling", "fc", "width"))
+def explain(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A model file, or ENCODER+DECODER, such as vgg16+lecture: the network that train would build. "
+            "--classes and the settings of training below shape the latter.",
+        ),
+    ],
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Follow an image of this height and width through it.")
+    ] = None,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="The same for an image file.")] = None,
+    classes: Annotated[
+        int | None, typer.Option(metavar="N", help="Number of classes of ENCODER+DECODER.", show_default="2")
+    ] = None,
+    as_json: Json = False,
+    **options: Any,
+) -> None:
+    """Say what a network is made of, what becomes of an image's size in it, and draw it."""
+    from fullyconv.explain import describe, find_network, outline_of, sizes_of
+
+    given = {name: _parse(name, value) for name, value in options.items() if value is not None}
+    outline = outline_of(find_network(model, classes, given))
+    pixels = _image_size(size, image)
+    sizes = sizes_of(outline, pixels) if pixels else None
+    if as_json:
+        found = {**outline.to_json(), **({"sizes": sizes.to_json()} if sizes else {})}
+        sys.stdout.write(json.dumps(found, allow_nan=False) + "\n")
+    else:
+        sys.stdout.write(describe(outline, sizes) + "\n")
+
+
+def _image_size(size: str | None, image: Path | None) -> tuple[int, int] | None:
+    """The height and width that were asked for, as text or by an image."""
+    if size is None and image is None:
+        return None
+    if size is None:
+        from fullyconv.images import image_size
+
+        return image_size(typing.cast(Path, image))
+    if image is not None:
+        raise UsageError("expected --size or --image, got both", hint="leave one out")
+    sides = size.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and side.isascii() for side in sides):
+        raise UsageError(f"--size has to be HEIGHTxWIDTH in pixels, got {size!r}", hint="such as 160x576")
+    return int(sides[0]), int(sides[1])
 
 
 @app.command()
