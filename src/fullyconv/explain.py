@@ -6,15 +6,17 @@ weights, since all that is asked for are shapes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from fullyconv.ablation import Ablation
+from fullyconv.charts import contributions_figure
 from fullyconv.class_table import ClassTable, entries_of_names
 from fullyconv.config import config_from_mapping
 from fullyconv.dataset import Dataset
@@ -25,11 +27,15 @@ from fullyconv.errors import UsageError
 from fullyconv.images import show_path
 from fullyconv.model import FCN
 from fullyconv.model_file import load_model
-from fullyconv.shapes import Size
-from fullyconv.stages import FixedMap, Outline
+from fullyconv.pictures import colorize, sheet
+from fullyconv.shapes import Image, Size
+from fullyconv.stages import FixedMap, Outline, Sizes
 from fullyconv.train import build_model
 
-__all__ = ["Sizes", "describe", "find_network", "outline_of", "sizes_of"]
+__all__ = ["contribution_pictures", "describe", "figure_files", "find_network", "outline_of", "sizes_of"]
+
+
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def find_network(name: str, classes: int | None = None, settings: Mapping[str, Any] | None = None) -> FCN:
@@ -153,36 +159,6 @@ def weights_to_taps(network: EncoderNetwork, strides: Sequence[int]) -> dict[int
     return counts
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """What becomes of the size of an image.
-
-    Attributes:
-        image: (height, width) in pixels.
-        scaled: For each scale of the image, to what it is enlarged.
-        padded: For each scale, to what that is padded.
-        cells: (height, width) in cells of each feature map by its label and each stage by its name.
-        upsampled: What the last upsampling gives, in pixels, before it is cropped to the image.
-    """
-
-    image: Size
-    scaled: Mapping[float, Size]
-    padded: Mapping[float, Size]
-    cells: Mapping[str, Size]
-    upsampled: Size
-
-    def to_json(self) -> dict[str, Any]:
-        """Sizes as lists of height and width."""
-        return {
-            "image": list(self.image),
-            "scaled": [{"scale": scale, "size": list(size)} for scale, size in self.scaled.items()],
-            "padded": [{"scale": scale, "size": list(size)} for scale, size in self.padded.items()],
-            "cells": {name: list(size) for name, size in self.cells.items()},
-            "upsampled": list(self.upsampled),
-            "cropped": list(self.image),
-        }
-
-
 def sizes_of(outline: Outline, size: Size) -> Sizes:
     """Follow an image through a network.
 
@@ -297,6 +273,54 @@ def _arithmetic(outline: Outline, sizes: Sizes) -> list[str]:
     up = f", upsampled to {_text(sizes.upsampled)}" if outline.output_stride > 1 else ""
     lines.append(f"logits {_text(sizes.cells[last])}{up}, cropped to {_text(sizes.image)}")
     return lines
+
+
+def figure_files(out: Path, outline: Outline, *, steps: bool, contributions: bool) -> dict[str, Path]:
+    """Name the files of a figure, and refuse what is there already.
+
+    Args:
+        out: The file that was asked for: .png, .svg or .pdf.
+        outline: The network.
+        steps: One file for each step of the drawing, NAME_1.png, NAME_2.png, ..., instead of one.
+        contributions: NAME_contributions.png and NAME_skips.png, too.
+
+    Returns:
+        Files by what goes into them: "1", "2", ... (the last one alone without `steps`), "contributions", "skips".
+
+    Raises:
+        UsageError: Another suffix, no such folder, or a file that is there already.
+    """
+    if out.suffix.lower() not in FIGURE_SUFFIXES:
+        raise UsageError(f"expected a figure's name to end in {', '.join(FIGURE_SUFFIXES)}, got {show_path(out)}")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {show_path(out.absolute().parent)}", hint="make it first")
+    last = outline.step_count
+    files = (
+        {str(step): out.with_stem(f"{out.stem}_{step}") for step in range(1, last + 1)}
+        if steps
+        else {str(last): out}
+    )
+    if contributions:
+        files["contributions"] = out.with_stem(f"{out.stem}_contributions")
+        files["skips"] = out.with_name(f"{out.stem}_skips.png")
+    for file in files.values():
+        if file.exists():
+            raise UsageError(f"{show_path(file)} is there already", hint="choose another name with -o")
+    return files
+
+
+def contribution_pictures(found: Ablation, table: ClassTable) -> dict[str, Figure | Image]:
+    """Draw what strides contribute: "contributions", bars; "skips", a few images with ever finer strides."""
+    whole = found.whole.mean_iou or 0.0
+    without, down_to = (
+        [(part.name, part.report.mean_iou or 0.0) for part in parts] for parts in (found.without, found.down_to)
+    )
+    titles = ["image", "target", *(part.name for part in found.down_to)]
+    rows = [
+        list(zip(titles, [image, *(colorize(mask, table) for mask in (target, *masks))], strict=True))
+        for image, target, masks in found.rows
+    ]
+    return {"contributions": contributions_figure(whole, without, down_to), "skips": sheet(rows, table)}
 
 
 def _text(size: Iterable[int]) -> str:

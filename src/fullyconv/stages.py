@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-__all__ = ["FixedMap", "Kind", "Outline", "Stage"]
+from fullyconv.shapes import Size
+
+__all__ = ["UPSAMPLING", "FixedMap", "Kind", "Outline", "Sizes", "Stage"]
 
 Kind = Literal["conv", "transposed conv", "projection", "score", "norm", "upsample", "scale", "sum", "whole"]
 """What a stage does. "projection": batch norm, then a 1x1 convolution; "score": a 1x1 convolution to one channel a
@@ -17,6 +19,7 @@ class; "upsample": bilinear interpolation to another grid; "scale": a constant f
 not say more."""
 
 UPSAMPLING = ("transposed conv", "upsample")
+"""The kinds that enlarge the grid."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +166,11 @@ class Outline:
         """In which step of a drawing that is built up each stage comes; the encoder is step 1.
 
         Step 2 is the coarse path, and each sum adds a step, together with the upsampling in front of it and what
-        comes to it over the skip. What follows the last sum belongs to it.
+        comes to it over the skip. What follows the last sum belongs to it. Where many maps are summed at once,
+        there is nothing between the encoder and all of it.
         """
+        if any(stage.kind == "sum" and len(stage.reads) != 2 for stage in self.main_path):
+            return {stage.name: 2 for stage in self.stages}
         last = 2 + sum(stage.kind == "sum" for stage in self.main_path)
         steps: dict[str, int] = {}
         upsamplings = 0
@@ -201,4 +207,34 @@ class Outline:
                     for stage in self.stages
                 ],
             },
+        }
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What becomes of the size of an image.
+
+    Attributes:
+        image: (height, width) in pixels.
+        scaled: For each scale of the image, to what it is enlarged.
+        padded: For each scale, to what that is padded.
+        cells: (height, width) in cells of each feature map by its label and each stage by its name.
+        upsampled: What the last upsampling gives, in pixels, before it is cropped to the image.
+    """
+
+    image: Size
+    scaled: Mapping[float, Size]
+    padded: Mapping[float, Size]
+    cells: Mapping[str, Size]
+    upsampled: Size
+
+    def to_json(self) -> dict[str, Any]:
+        """Sizes as lists of height and width."""
+        return {
+            "image": list(self.image),
+            "scaled": [{"scale": scale, "size": list(size)} for scale, size in self.scaled.items()],
+            "padded": [{"scale": scale, "size": list(size)} for scale, size in self.padded.items()],
+            "cells": {name: list(size) for name, size in self.cells.items()},
+            "upsampled": list(self.upsampled),
+            "cropped": list(self.image),
         }
