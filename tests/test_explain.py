@@ -2,18 +2,29 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from tiny_data import tiny_encoder
 from tiny_decoders import FORMS, SIZES, built, count, features_of, randomised
 from torch.nn import functional
 
-from fullyconv.class_table import ClassTable, entries_of_names
+from fullyconv.ablation import Ablation, Part
+from fullyconv.class_table import ClassTable
 from fullyconv.decoder import resample
 from fullyconv.decoders import DECODER_NAMES
 from fullyconv.encoders import ENCODER_NAMES, bare_network
 from fullyconv.errors import ModelFileError, UsageError
-from fullyconv.explain import describe, find_network, outline_of, sizes_of, weights_to_taps
+from fullyconv.explain import (
+    contribution_pictures,
+    describe,
+    figure_files,
+    find_network,
+    outline_of,
+    sizes_of,
+    weights_to_taps,
+)
+from fullyconv.metrics import ConfusionMatrix
 from fullyconv.model import FCN
 
 PAIRS = [(encoder, decoder) for encoder in ENCODER_NAMES for decoder in DECODER_NAMES]
@@ -29,7 +40,7 @@ def seeded():
 def model_of(form, scales=(1.0,)):
     decoder = built(FORMS[form], scales=scales)
     encoder = tiny_encoder(sorted({spec.tap.stride for spec in decoder.specs}), scales)
-    return FCN(encoder, decoder, ClassTable(entries_of_names("abc")))
+    return FCN(encoder, decoder, ClassTable.from_names("abc"))
 
 
 def computed(stage, values, decoder, outline, features, size):
@@ -217,3 +228,38 @@ def test_a_file_has_its_own_classes_and_settings(tmp_path):
 def test_an_image_has_at_least_one_pixel():
     with pytest.raises(UsageError, match="expected an image of 1x1 pixels or more, got 0x5"):
         sizes_of(outline_of(model_of("FCN-8s")), (0, 5))
+
+
+def test_figures_are_named_after_what_was_asked_for(tmp_path):
+    outline, path = outline_of(find_network("vgg16+lecture")), tmp_path / "figure.svg"
+    assert figure_files(path, outline, steps=False, contributions=False) == {"4": path}
+    steps = figure_files(path, outline, steps=True, contributions=False)
+    assert steps == {str(step): tmp_path / f"figure_{step}.svg" for step in (1, 2, 3, 4)}
+    with_data = figure_files(path, outline, steps=False, contributions=True)
+    names = {what: file.name for what, file in with_data.items() if what != "4"}
+    assert names == {"contributions": "figure_contributions.svg", "skips": "figure_skips.png"}
+
+
+def test_a_figure_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path):
+    outline = outline_of(model_of("FCN-8s"))
+    (tmp_path / "figure_2.png").touch()
+    for path, message in [
+        (tmp_path / "figure.txt", "expected a figure's name to end in .png, .svg, .pdf, got .*figure.txt"),
+        (tmp_path / "nowhere" / "figure.png", "there is no folder .*nowhere"),
+        (tmp_path / "figure.png", "figure_2.png is there already"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            figure_files(path, outline, steps=True, contributions=False)
+
+
+def test_contributions_are_drawn_with_a_column_for_every_stride():
+    report = ConfusionMatrix(3)
+    report.update(np.zeros((8, 8), np.uint8), np.zeros((8, 8), np.uint8))
+    parts = tuple(Part(f"stride {stride}", ("a",), report.report()) for stride in (32, 16))
+    mask = np.zeros((40, 60), np.uint8)
+    rows = ((np.zeros((40, 60, 3), np.uint8), mask, [mask, mask + 1]),) * 2
+    found = Ablation(report.report(), parts, parts, images=2, available=2, seed=0, rows=rows)
+    pictures = contribution_pictures(found, ClassTable.from_names("abc"))
+    assert set(pictures) == {"contributions", "skips"}
+    assert pictures["skips"].shape[1] > 4 * 60
+    assert len(pictures["contributions"].axes) == 2

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from fullyconv.ablation import Ablation
 from fullyconv.charts import contributions_figure
-from fullyconv.class_table import ClassTable, entries_of_names
+from fullyconv.class_table import ClassTable
 from fullyconv.config import config_from_mapping
 from fullyconv.dataset import Dataset
 from fullyconv.decoders import DECODER_NAMES
@@ -73,7 +73,7 @@ def find_network(name: str, classes: int | None = None, settings: Mapping[str, A
     config = config_from_mapping(
         {"encoder": encoder, "decoder": decoder, "encoder_weights": "none", **(settings or {})}
     )
-    table = ClassTable(entries_of_names([f"class {index}" for index in range(number)]))
+    table = ClassTable.from_names([f"class {index}" for index in range(number)])
     with torch.device("meta"):
         return build_model(config, Dataset(Path(), table, ())).eval()
 

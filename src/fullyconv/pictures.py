@@ -21,7 +21,7 @@ from PIL import ImageDraw, ImageFont
 from fullyconv.atomic import atomic_path
 from fullyconv.class_table import IGNORE_INDEX, ClassTable
 from fullyconv.errors import UsageError
-from fullyconv.images import write_image
+from fullyconv.images import show_path, write_image
 from fullyconv.shapes import Image, Mask, Size
 
 __all__ = [
@@ -276,9 +276,12 @@ def save_picture(picture: Image | PillowImage.Image | Figure, path: str | Path, 
         UsageError: The file cannot be written, or is there already and `overwrite` is False.
     """
     if isinstance(picture, Figure) and (kind := Path(path).suffix.lower()[1:]) in _DATES:
-        # Text as paths, and identifiers that are the same every time.
-        with atomic_path(path, overwrite=overwrite) as temporary, rc_context({"svg.hashsalt": "fullyconv"}):
-            picture.savefig(temporary, format=kind, metadata={_DATES[kind]: None})
+        try:
+            # The salt makes the identifiers in an SVG the same every time.
+            with atomic_path(path, overwrite=overwrite) as temporary, rc_context({"svg.hashsalt": "fullyconv"}):
+                picture.savefig(temporary, format=kind, metadata={_DATES[kind]: None})
+        except OSError as error:
+            raise UsageError(f"{show_path(path)}: cannot write the figure: {error.strerror or error}") from error
         return
     if isinstance(picture, Figure):
         canvas = FigureCanvasAgg(picture)
