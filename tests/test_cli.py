@@ -80,6 +80,34 @@ def test_info_describes_the_model(model, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["decoder"]["name"] == "practical"
 
 
+def test_explain_prints_a_model_file_and_measures_its_strides(model, data, tmp_path, monkeypatch, capsys):
+    figure = tmp_path / "figure.png"
+    words = ["explain", model, "--size", "48x64", "-o", figure, "--data", data, "--split", "all", "--images", "2"]
+    assert run(monkeypatch, *words) == 0
+    printed = capsys.readouterr().out
+    assert "skip_stage7" in printed
+    assert "48x64 padded to multiples of 32: 64x64" in printed.replace("\n ", "")
+    assert "mean IoU on 2 of 5 images (seed 0)" in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "figure.png",
+        "figure_contributions.png",
+        "figure_skips.png",
+    ]
+
+
+def test_explain_draws_the_lectures_figure_in_its_four_steps(tmp_path, monkeypatch, capsys):
+    words = ["explain", "vgg16+lecture", "--classes", "2", "-o", tmp_path / "lecture.svg", "--steps", "--json"]
+    assert run(monkeypatch, *words) == 0
+    assert json.loads(capsys.readouterr().out)["trained"]["parameters"] == 121_799_428
+    assert len(list(tmp_path.glob("lecture_[1-4].svg"))) == 4
+
+
+def test_explain_follows_an_image_file(data, monkeypatch, capsys):
+    image = next((data / "images" / "test").iterdir())
+    assert run(monkeypatch, "explain", "efficientnet_lite0+fcn", "--image", image, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["sizes"]["padded"] == [{"scale": 1.0, "size": [64, 64]}]
+
+
 def test_the_cache_is_shown_and_emptied(model, monkeypatch, capsys):
     assert run(monkeypatch, "cache", "info") == 0
     assert "entries" in capsys.readouterr().out
@@ -102,6 +130,12 @@ def test_the_cache_is_shown_and_emptied(model, monkeypatch, capsys):
         (["evaluate", "DATA/classes.txt", "DATA"], "classes.txt"),
         (["evaluate", "MODEL", "DATA", "--split", "nosuch"], "nosuch"),
         (["predict", "MODEL", "nothing-here", "-o", "OUT"], "no image found at nothing-here"),
+        (["explain", "nothing-here"], "expected a model file or ENCODER+DECODER, got nothing-here"),
+        (["explain", "MODEL", "--classes", "3"], "a model file has its own settings, got --classes"),
+        (["explain", "vgg16+fcn", "--size", "12"], "--size has to be HEIGHTxWIDTH in pixels, got '12'"),
+        (["explain", "vgg16+fcn", "--size", "8x8", "--image", "a.png"], "--size or --image, got both"),
+        (["explain", "vgg16+fcn", "--data", "DATA"], "--data needs a trained model, got names"),
+        (["explain", "vgg16+fcn", "--steps"], "--steps needs a figure to draw"),
         (["no-such-verb"], "no-such-verb"),
         (["train", "DATA", "--no-such-option"], "no-such-option"),
     ],
