@@ -23,6 +23,7 @@ from fullyconv.shapes import Features, Images, Size
 from fullyconv.weights import PackagedWeights
 
 __all__ = [
+    "RGB_0_TO_1",
     "Encoder",
     "EncoderNetwork",
     "FeatureSpec",
@@ -52,6 +53,10 @@ class InputConvention:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     channel_order: str = "RGB"
+
+
+RGB_0_TO_1 = InputConvention(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
+"""RGB divided by 255 and nothing else, whatever a network was trained on: what the lecture feeds VGG16."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +174,7 @@ class Encoder(nn.Module):
         network: The pretrained network.
         strides: Which taps to read; all by default.
         scales: Factors by which the image is enlarged before the network. Each gives its own features.
+        input_convention: What the network is fed, if not what it declares: such as `RGB_0_TO_1`.
 
     Raises:
         UsageError: The network has no tap at one of the strides; a scale is not in [0.25, 4], comes twice, or
@@ -183,6 +189,7 @@ class Encoder(nn.Module):
         network: EncoderNetwork,
         strides: Sequence[int] | None = None,
         scales: Sequence[float] = (1.0,),
+        input_convention: InputConvention | None = None,
     ) -> None:
         super().__init__()
         taps = {tap.stride: tap for tap in network.taps}
@@ -199,7 +206,7 @@ class Encoder(nn.Module):
         self.strides = strides
         self.scales = tuple(float(scale) for scale in scales)
         self.specs = tuple(FeatureSpec(taps[stride], scale) for scale in self.scales for stride in strides)
-        convention = network.input_convention
+        self.input_convention = convention = input_convention or network.input_convention
         self.register_buffer("mean", torch.tensor(convention.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(convention.std).view(1, 3, 1, 1), persistent=False)
         self.precision = torch.float32
@@ -261,7 +268,7 @@ class Encoder(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Apply the input convention to RGB values in 0..255."""
-        if self.network.input_convention.channel_order == "BGR":
+        if self.input_convention.channel_order == "BGR":
             images = images.flip(1)
         return (images - self.mean) / self.std
 
@@ -280,7 +287,7 @@ class Encoder(nn.Module):
             "name": self.network.name,
             "strides": list(self.strides),
             "scales": list(self.scales),
-            "input_convention": asdict(self.network.input_convention),
+            "input_convention": asdict(self.input_convention),
         }
 
     def digest(self) -> str:
