@@ -112,7 +112,7 @@ def test_the_recipe_trains_as_the_lecture_written_out_by_hand(arrays, tmp_path, 
 def test_the_recipe_is_300_batches_of_20_with_a_line_for_each_30():
     config = recipe("lecture-exact")
     assert (config.epochs * config.epoch_steps, config.epoch_steps, config.batch) == (300, 30, 20)
-    assert (config.lr, config.schedule, config.weight_decay, config.balance) == (1e-3, "constant", 0, False)
+    assert (config.lr, config.schedule, config.weight_decay, config.balance) == (1e-3, "constant", 0, 0)
     assert (config.encoder, config.decoder, config.width, config.stride) == ("vgg16", "lecture", 4096, 8)
 
 

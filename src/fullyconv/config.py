@@ -211,6 +211,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "rgb_0_to_1": True,
         "precision": "float32",
         "pixels": 0,
+        "balance": 0.0,
         "mirror": False,
         "crop": 10**6,  # larger than any image: whole images
         # 300 random batches of 20, a line for each 30.
