@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from fullyconv.checkpoint import RunLock, load_newest, save_checkpoint
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
 from fullyconv.device import choose_device, choose_precision, seed_everything, set_threads
+from fullyconv.discriminant import Sums, basis_of, fit_decoder
 from fullyconv.errors import DataError, FullyConvError, TrainingError, UsageError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
@@ -83,6 +84,8 @@ def train(
         UsageError: Settings that do not fit each other, the data or the run folder.
         TrainingError: The loss is not finite any more.
     """
+    if config.instant and start_from is not None:
+        raise UsageError("the closed form starts from nothing, got a model to start from", hint="leave --from out")
     run = RunFolder(Path(out), resume=resume, progress=progress or Silent())
     set_threads(config.threads)
     if use_cache and cache is None:
@@ -149,7 +152,8 @@ class _Session:
         self.reader = FeatureReader(self.model.encoder, splits["train"], self.cache)
         self.val_reader = FeatureReader(self.model.encoder, splits["val"], self.cache)
         self.batches = self._batches()
-        self.epochs = max(config.epochs, math.ceil(config.steps / len(self.batches)))
+        # The closed form is a run of one epoch that has one step.
+        self.epochs = 1 if config.instant else max(config.epochs, math.ceil(config.steps / len(self.batches)))
         self.optimizer = torch.optim.AdamW(
             self.decoder.parameters(),
             lr=config.lr,
@@ -202,6 +206,23 @@ class _Session:
         """Train one epoch and measure it on the val split."""
         start = time.perf_counter()
         seed_everything(self.config.seed, epoch + 1)
+        loss = self._solve() if self.config.instant else self._steps(epoch)
+        trained = time.perf_counter() - start
+        report = self._validate()
+        seconds = time.perf_counter() - start
+        row = {
+            "epoch": epoch + 1,
+            "loss": loss,
+            "mean_iou": report.mean_iou,
+            "pixel_accuracy": report.pixel_accuracy,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(seconds, 3),
+        }
+        self._say_epoch(row, trained)
+        return row
+
+    def _steps(self, epoch: int) -> float:
+        """Take the steps of an epoch and return the mean of their losses."""
         self.model.train()
         total, steps = 0.0, 0
         with self.run.track(f"epoch {epoch + 1} of {self.epochs}", len(self.batches)) as tick:
@@ -215,19 +236,20 @@ class _Session:
                 tick()
         if steps == 0:
             raise TrainingError("not one crop of the epoch had a labelled pixel", hint="use larger crops")
-        trained = time.perf_counter() - start
-        report = self._validate()
-        seconds = time.perf_counter() - start
-        row = {
-            "epoch": epoch + 1,
-            "loss": total / steps,
-            "mean_iou": report.mean_iou,
-            "pixel_accuracy": report.pixel_accuracy,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": round(seconds, 3),
-        }
-        self._say_epoch(row, trained)
-        return row
+        return total / steps
+
+    def _solve(self) -> float:
+        """Solve the decoder in closed form instead, keep the sums, and return the loss at the points."""
+        start = time.perf_counter()
+        batches = cast(PointBatches, self.batches)
+        sums = Sums.of(batches.points, batches.targets, self.table.num_classes, basis_of(self.model))
+        fit_decoder(self.decoder, sums, balance=self.config.balance)
+        self.run.say(f"solved from {len(batches.targets)} pixels in {time.perf_counter() - start:.2f} s")
+        sums.save(self.run.sums, overwrite=True)
+        with torch.no_grad():
+            self.model.eval()
+            losses = [float(step_loss(self.decoder, b, "sampled", self.weights)) for b in batches.epoch(0)]
+        return sum(losses) / len(losses)
 
     def _say_epoch(self, row: Mapping[str, Any], trained: float) -> None:
         """Report an epoch in one line, and how long the rest will take."""

@@ -151,6 +151,39 @@ class PracticalDecoder(Decoder):
         dropped = self.dropout(functional.relu(total))
         return functional.linear(dropped, self.score.weight.flatten(1), self.score.bias)
 
+    @torch.no_grad()
+    def set_linear(self, weights: Tensor, biases: Tensor, means: Tensor, variances: Tensor) -> None:
+        """Take over a linear function of the features: in eval mode the logits are `weights @ features + biases`.
+
+        The batch norms get the given statistics and the projections what undoes them, so that training, which
+        normalises by the statistics of its batches, begins with about the same logits.
+
+        Args:
+            weights: num_classes x K float64, over the channels of all specs in order.
+            biases: num_classes float64.
+            means: K float64, the mean of each channel over the pixels.
+            variances: K float64, likewise.
+
+        Raises:
+            UsageError: There is a hidden layer.
+        """
+        if self.hidden:
+            raise UsageError(
+                f"a linear function needs a decoder without hidden layer, this one has {self.hidden} channels"
+            )
+        offset = biases.clone()
+        channels = [spec.channels for spec in self.specs]
+        parts = zip(*(values.split(channels, dim=-1) for values in (weights, means, variances)), strict=True)
+        for skip, (weight, mean, variance) in zip(self.skips, parts, strict=True):
+            norm, projection = skip.norm, skip.projection
+            norm.reset_parameters()  # type: ignore[operator]
+            norm.running_mean.copy_(mean)  # type: ignore[operator, union-attr]
+            norm.running_var.copy_(variance)  # type: ignore[operator, union-attr]
+            deviation = (norm.running_var.cpu().double() + norm.eps).sqrt()  # type: ignore[operator, union-attr]
+            projection.weight.copy_((weight * deviation)[..., None, None])  # type: ignore[operator, union-attr]
+            offset += weight @ norm.running_mean.cpu().double()  # type: ignore[operator, union-attr]
+        self.bias.copy_(offset)
+
     def config(self) -> dict[str, Any]:
         """The arguments beside specs and num_classes."""
         return {"hidden": self.hidden, "dropout": self.dropout.p, "output_stride": self.output_stride}
