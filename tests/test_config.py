@@ -183,7 +183,10 @@ def test_what_is_given_goes_before_what_is_implied():
             r"decoder fcn needs train_on maps, got points \(leave --train-on",
         ),
         ({"decoder": "fcn", "scales": (1.0, 1.5)}, "decoder fcn needs scales 1, got 1,1.5"),
-        ({"instant": True, "hidden": 32}, r"instant needs hidden 0, got 32 \(leave --hidden out, or train without"),
+        (
+            {"instant": True, "hidden": 32},
+            r"instant needs hidden 0, got 32 \(leave --hidden out, or train without",
+        ),
         ({"instant": True, "decoder": "fcn"}, r"instant needs decoder practical, got fcn \(leave --decoder out"),
         ({"instant": True, "train_on": "maps"}, "instant needs train_on points, got maps"),
         ({"decoder": "lecture", "stride": 16}, r"decoder lecture needs stride 8, got 16 \(leave --stride out\)"),

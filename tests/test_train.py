@@ -16,7 +16,8 @@ from PIL import Image
 from fullyconv.batches import POINTS_SEED, MapBatch, step_loss
 from fullyconv.config import recipe
 from fullyconv.dataset import Dataset
-from fullyconv.discriminant import Sums, basis_of, fit_decoder
+from fullyconv.device import choose_precision
+from fullyconv.discriminant import Sums, fit_decoder, model_sums
 from fullyconv.errors import DataError, FullyConvError, TrainingError, UsageError
 from fullyconv.evaluate import evaluate
 from fullyconv.feature_cache import FeatureCache
@@ -252,9 +253,11 @@ def test_an_instant_run_leaves_the_files_of_a_run_and_its_sums(instant, finished
 
 def test_an_instant_model_is_solved_from_the_sums_of_all_points(instant, data, cache):
     model = load_model(instant.model)
-    reader = FeatureReader(model.encoder.set_precision(torch.float32), data.split("train"), cache)
+    model.encoder.set_precision(choose_precision("auto", torch.device("cpu")))
+    reader = FeatureReader(model.encoder, data.split("train"), cache)
     items = [(sample, view) for sample in data.split("train") for view in make_views(True, (1.0,), 0)]
-    parts = [Sums.of(*pixels, 5, basis_of(model)) for pixels in reader.all_points(items, 4, 128, POINTS_SEED)]
+    read = reader.all_points(items, 4, 128, POINTS_SEED)
+    parts = [model_sums(model, *drawn) for drawn in read]
     sums = Sums.load(instant.run / "sums.safetensors")
     assert torch.equal(sum(parts[1:], parts[0]).gram, sums.gram)
     biases = model.decoder.bias.clone()
@@ -262,9 +265,10 @@ def test_an_instant_model_is_solved_from_the_sums_of_all_points(instant, data, c
     assert torch.equal(model.decoder.bias, biases)
 
 
-def test_an_instant_model_beats_training_that_takes_as_long(instant, finished):
-    assert instant.report.mean_iou > 0.3
-    assert math.isfinite(instant.history[0]["loss"])
+def test_an_instant_model_beats_a_few_steps_of_training(instant, finished):
+    assert instant.report.mean_iou > finished.report.mean_iou
+    assert 0 < instant.history[0]["loss"] < math.log(5)
+    assert instant.history[0]["lr"] == 0
 
 
 def test_an_instant_run_ends_in_the_same_bits_whatever_its_seed_and_cache(instant, data, tmp_path):

@@ -56,9 +56,7 @@ class TrainConfig:
     width: Annotated[int, Field(ge=1, description="Channels of conv6 and fcn4 in the lecture's network.")] = 4096
     instant: Annotated[
         bool,
-        Field(
-            description="Solve the practical decoder without hidden layer in closed form: one step, no epochs."
-        ),
+        Field(description="Solve the practical decoder without hidden layer in closed form: one step, no epochs."),
     ] = False
     train_on: Annotated[
         Literal["points", "maps"],
@@ -161,7 +159,10 @@ _INSTANT_ONLY: Mapping[str, Any] = {
     "train_on": "points",
     "loss": "cross_entropy",
 }
-"""What the closed form needs: it implies these where nothing else is said."""
+"""What the closed form needs."""
+
+_INSTANT_USUAL: Mapping[str, Any] = {**_INSTANT_ONLY, "dropout": 0.0, "pixels": 64, "balance": 0.0}
+"""What it has where nothing else is said. Pixels of an image are much alike: more of them cost time for little."""
 
 _MAPS_USUAL: Mapping[str, Any] = {
     **_MAPS_ONLY,
@@ -222,7 +223,7 @@ def config_from_mapping(values: Mapping[str, Any], *, base: str = "default", sou
         )
     usual = RECIPES[base] if values.get("decoder", "practical") == "practical" else _MAPS_USUAL
     if str(values.get("instant", False)).lower() in ("true", "yes", "on", "1"):
-        usual = {**usual, **_INSTANT_ONLY}
+        usual = {**usual, **_INSTANT_USUAL}
     try:
         config: TrainConfig = TypeAdapter(TrainConfig).validate_python({**usual, **values})
     except ValidationError as error:

@@ -16,7 +16,15 @@ from fullyconv.encoder import FeatureSpec, padded_size
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Points, Size
 
-__all__ = ["Decoder", "bilinear_read", "output_cells", "positions_of_strides", "read_points", "resample"]
+__all__ = [
+    "Decoder",
+    "bilinear_read",
+    "output_cells",
+    "positions_of_strides",
+    "read_points",
+    "resample",
+    "take_over",
+]
 
 
 class Decoder(nn.Module):
@@ -58,6 +66,23 @@ class Decoder(nn.Module):
     def config(self) -> dict[str, Any]:
         """The keyword arguments, beside the specs and num_classes, that rebuild it, as JSON values."""
         raise NotImplementedError(f"{type(self).__name__} is abstract")
+
+
+def take_over(decoder: Decoder, other: Decoder) -> tuple[int, int]:
+    """Copy another decoder's weights where name and shape agree (the paper's staged training).
+
+    Returns:
+        How many tensors were copied, and how many the decoder has.
+
+    Raises:
+        UsageError: None agrees.
+    """
+    mine, theirs = decoder.state_dict(), other.state_dict()
+    shared = {name: value for name, value in theirs.items() if name in mine and mine[name].shape == value.shape}
+    if not shared:
+        raise UsageError("the model to start from shares no decoder weights with this one")
+    decoder.load_state_dict({**mine, **shared})
+    return len(shared), len(mine)
 
 
 def positions_of_strides(name: str, specs: Sequence[FeatureSpec], strides: Sequence[int]) -> list[int]:

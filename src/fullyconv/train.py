@@ -17,8 +17,9 @@ from fullyconv.check import DataSummary, check_dataset
 from fullyconv.checkpoint import RunLock, load_newest, save_checkpoint
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
+from fullyconv.decoder import take_over
 from fullyconv.device import choose_device, choose_precision, seed_everything, set_threads
-from fullyconv.discriminant import Sums, basis_of, fit_decoder
+from fullyconv.discriminant import fit_decoder, model_sums
 from fullyconv.errors import DataError, FullyConvError, TrainingError, UsageError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
@@ -140,7 +141,8 @@ class _Session:
         seed_everything(config.seed)
         self.model = build_model(config, splits["train"]).to(self.device)
         if start_from is not None:
-            self._start_from(load_model(Path(start_from)))
+            taken, of = take_over(self.model.decoder, load_model(Path(start_from)).decoder)
+            run.say(f"started from another model: {taken} of {of} decoder tensors taken over")
         self.model.encoder.set_precision(choose_precision(config.precision, self.device))
         self.encoder_digest = self.model.encoder.digest()
         self.decoder = self.model.decoder
@@ -238,18 +240,16 @@ class _Session:
             raise TrainingError("not one crop of the epoch had a labelled pixel", hint="use larger crops")
         return total / steps
 
+    @torch.no_grad()
     def _solve(self) -> float:
         """Solve the decoder in closed form instead, keep the sums, and return the loss at the points."""
-        start = time.perf_counter()
-        batches = cast(PointBatches, self.batches)
-        sums = Sums.of(batches.points, batches.targets, self.table.num_classes, basis_of(self.model))
-        fit_decoder(self.decoder, sums, balance=self.config.balance)
-        self.run.say(f"solved from {len(batches.targets)} pixels in {time.perf_counter() - start:.2f} s")
+        drawn = cast(PointBatches, self.batches)
+        sums = model_sums(self.model, drawn.points, drawn.targets, drawn.shares)
         sums.save(self.run.sums, overwrite=True)
-        with torch.no_grad():
-            self.model.eval()
-            losses = [float(step_loss(self.decoder, b, "sampled", self.weights)) for b in batches.epoch(0)]
-        return sum(losses) / len(losses)
+        fit_decoder(self.decoder.eval(), sums, balance=self.config.balance)
+        self.optimizer.param_groups[0]["lr"] = 0.0  # No step was taken.
+        losses = [step_loss(self.decoder, batch, self.config.loss, self.weights) for batch in drawn.epoch(0)]
+        return float(torch.stack(losses).mean())
 
     def _say_epoch(self, row: Mapping[str, Any], trained: float) -> None:
         """Report an epoch in one line, and how long the rest will take."""
@@ -360,17 +360,6 @@ class _Session:
             return None
         counts = torch.from_numpy(summary.pixel_counts)
         return balanced_weights(counts, self.config.balance).to(self.device)
-
-    def _start_from(self, other: FCN) -> None:
-        """Copy the decoder weights of another model where name and shape agree (the paper's staged training)."""
-        mine, theirs = self.model.decoder.state_dict(), other.decoder.state_dict()
-        shared = {
-            name: value for name, value in theirs.items() if name in mine and mine[name].shape == value.shape
-        }
-        if not shared:
-            raise UsageError("the model to start from shares no decoder weights with this one")
-        self.model.decoder.load_state_dict({**mine, **shared})
-        self.run.say(f"started from another model: {len(shared)} of {len(mine)} decoder tensors taken over")
 
     def _exhausted(self, history: list[dict[str, Any]]) -> bool:
         if not history or not self.config.patience:

@@ -60,6 +60,16 @@ class Skip(nn.Module):
         projected: Tensor = self.projection(normalised)
         return projected
 
+    def set_linear(self, weights: Tensor, means: Tensor, variances: Tensor) -> Tensor:
+        """Compute `weights @ (values - means)` in eval mode, and give what that leaves out, `weights @ means`."""
+        means, variances = means.float(), variances.float()
+        statistics = {"running_mean": means, "running_var": variances}
+        identity = {"weight": torch.ones_like(means), "bias": torch.zeros_like(means)}
+        self.norm.load_state_dict({**statistics, **identity}, strict=False)
+        deviations = (variances.double() + self.norm.eps).sqrt()
+        self.projection.weight.copy_((weights * deviations)[..., None, None])
+        return weights @ means.double()
+
 
 class PracticalDecoder(Decoder):
     """Batch norm on each skip, 1x1 projections, a sum; optionally ReLU, dropout and a score layer.
@@ -171,18 +181,10 @@ class PracticalDecoder(Decoder):
             raise UsageError(
                 f"a linear function needs a decoder without hidden layer, this one has {self.hidden} channels"
             )
-        offset = biases.clone()
         channels = [spec.channels for spec in self.specs]
-        parts = zip(*(values.split(channels, dim=-1) for values in (weights, means, variances)), strict=True)
-        for skip, (weight, mean, variance) in zip(self.skips, parts, strict=True):
-            norm, projection = skip.norm, skip.projection
-            norm.reset_parameters()  # type: ignore[operator]
-            norm.running_mean.copy_(mean)  # type: ignore[operator, union-attr]
-            norm.running_var.copy_(variance)  # type: ignore[operator, union-attr]
-            deviation = (norm.running_var.cpu().double() + norm.eps).sqrt()  # type: ignore[operator, union-attr]
-            projection.weight.copy_((weight * deviation)[..., None, None])  # type: ignore[operator, union-attr]
-            offset += weight @ norm.running_mean.cpu().double()  # type: ignore[operator, union-attr]
-        self.bias.copy_(offset)
+        parts = (torch.split(values, channels, dim=-1) for values in (weights, means, variances))
+        offsets = [skip.set_linear(*part) for skip, *part in zip(self.skips, *parts, strict=True)]
+        self.bias.copy_(torch.stack([biases, *offsets]).sum(dim=0))
 
     def config(self) -> dict[str, Any]:
         """The arguments beside specs and num_classes."""
