@@ -92,12 +92,10 @@ def by_hand(images, masks, seed, epoch_steps, epochs, batch, decoder):
     return losses
 
 
-@pytest.mark.parametrize("use_cache", [True, False])
-def test_the_recipe_trains_as_the_lecture_written_out_by_hand(arrays, tmp_path, use_cache):
+def test_the_recipe_trains_as_the_lecture_written_out_by_hand(arrays, tmp_path):
     dataset = Dataset.open(arrays)
     config = recipe("lecture-exact", **SMALL, epochs=5, epoch_steps=1)
-    cache = FeatureCache(tmp_path / "cache")
-    result = train(dataset, tmp_path / "run", config, cache=cache, use_cache=use_cache)
+    result = train(dataset, tmp_path / "run", config, cache=FeatureCache(tmp_path / "cache"))
     training = dataset.with_seeded_split(config.val_fraction, config.seed).split("train")
     images = [dataset.read_image(sample) for sample in training]
     masks = [dataset.read_target(sample) for sample in training]
@@ -145,7 +143,7 @@ def test_the_network_is_fed_rgb_divided_by_255_and_nothing_else():
 
 
 def test_a_model_file_says_what_its_encoder_is_fed(tmp_path):
-    options = {"encoder": "vgg16", "encoder_weights": "none", "decoder": "lecture", "width": 2}
+    options = {"encoder_weights": "none", "decoder": "lecture", "width": 2}
     image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     logits = {}
     for rgb_0_to_1 in (True, False):
@@ -162,7 +160,7 @@ def test_a_model_file_says_what_its_encoder_is_fed(tmp_path):
 
 def test_a_convention_of_nobody_is_refused(tmp_path, monkeypatch):
     torch.manual_seed(0)
-    model = FCN.build(TABLE, encoder="vgg16", encoder_weights="none", decoder="lecture", width=2)
+    model = FCN.build(TABLE, encoder_weights="none", decoder="lecture", width=2)
     description = model.description()
     description["encoder"]["input_convention"]["std"] = (255.0, 255.0, 254.0)
     monkeypatch.setattr(model, "description", lambda: description)

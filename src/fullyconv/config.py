@@ -224,10 +224,9 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "fast": {"scales": (1.0,), "hidden": 32, "dropout": 0.0, "batch": 8, "epochs": 6, "steps": 300},
     "lecture-exact": {
-        **_MAPS_ONLY,
+        **_MAPS_USUAL,
         "encoder": "vgg16",
         "decoder": "lecture",
-        "stride": 8,
         "rgb_0_to_1": True,
         "precision": "float32",
         "pixels": 0,
