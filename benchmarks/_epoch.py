@@ -137,6 +137,7 @@ class Peer:
         sizes = list(check_dataset(dataset).sizes)
         equal = [sample for sample, size in zip(dataset, sizes, strict=True) if size == sizes[0]]
         samples = equal[: batches * batch]
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / "images.npz"
         np.savez(
             path,
