@@ -28,9 +28,10 @@ from fullyconv.encoder import Encoder
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
 from fullyconv.metrics import ConfusionMatrix
+from fullyconv.model import build_model
 from fullyconv.progress import Silent
 from fullyconv.shapes import Features
-from fullyconv.train import build_model, train
+from fullyconv.train import train
 from fullyconv.transforms import PLAIN, make_views
 from fullyconv.upsample import predict_mask
 
@@ -62,8 +63,10 @@ class Bench:
         self.splits = {name: dataset.split(name) for name in ("train", "val")}
         self.settings = {"stride": stride, "scales": scales}
         precision = choose_precision("auto", torch.device("cpu"))
-        whole = build_model(recipe(instant=True, stride=TAPS[-1][0], scales=TAPS[-1][1]), dataset).encoder
-        self.model = build_model(recipe(instant=True, **self.settings), dataset)
+        whole = build_model(
+            recipe(instant=True, stride=TAPS[-1][0], scales=TAPS[-1][1]), dataset.class_table
+        ).encoder
+        self.model = build_model(recipe(instant=True, **self.settings), dataset.class_table)
         self.model.encoder.set_precision(precision)
         self.readers = {
             name: PartReader(
@@ -103,7 +106,7 @@ class Bench:
         """Seconds of an epoch of gradient steps, without measuring val."""
         config = recipe("fast", hidden=0, **self.settings)
         batches = self.points(config)
-        decoder = build_model(config, self.splits["train"]).decoder.train()
+        decoder = build_model(config, self.splits["train"].class_table).decoder.train()
         optimizer = torch.optim.AdamW(decoder.parameters(), lr=1e-3)
         start = time.perf_counter()
         for batch in batches.epoch(0):

@@ -57,8 +57,8 @@ from fullyconv.decoder import Decoder
 from fullyconv.device import set_threads
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
+from fullyconv.model import build_model
 from fullyconv.progress import Silent
-from fullyconv.train import build_model
 from fullyconv.transforms import PLAIN
 
 NETWORKS = {
@@ -109,7 +109,7 @@ class Bench:
         self.images = len(self.split)
         self.sizes = list(check_dataset(self.split).sizes)
         torch.manual_seed(0)
-        self.model = build_model(config, dataset)
+        self.model = build_model(config, dataset.class_table)
         self.decoder: Decoder = self.model.decoder.train()
         self.optimizer = torch.optim.AdamW(self.decoder.parameters(), lr=1e-4, fused=False, foreach=False)
         self.folder = folder

@@ -12,8 +12,9 @@ from typer.main import get_command
 
 import fullyconv
 from fullyconv import cli
-from fullyconv.config import config_from_mapping, recipe
+from fullyconv.config import TrainConfig, config_from_mapping, recipe
 from fullyconv.dataset import Dataset
+from fullyconv.options import parsed
 from fullyconv.synthetic import write_dataset
 from fullyconv.train import train
 
@@ -123,12 +124,8 @@ def test_the_commands_of_the_lecture_page_can_be_understood():
 def test_the_recipe_of_the_lecture_is_the_options_that_its_page_lists():
     words = [w for cell in re.findall(r"^\| `(--[^|]+)` \|", LECTURE, flags=re.MULTILINE) for w in cell.split()]
     options = KNOWN["train"].make_context("train", ["DATA", *words]).params
-    given = {
-        name: cli._parse(name, value)
-        for name, value in options.items()
-        if value is not None and name in recipe().__dataclass_fields__
-    }
-    assert config_from_mapping(given) == recipe("lecture-exact")
+    settings = {name: value for name, value in options.items() if name in TrainConfig.__dataclass_fields__}
+    assert config_from_mapping(parsed(TrainConfig, settings)) == recipe("lecture-exact")
 
 
 @pytest.mark.slow

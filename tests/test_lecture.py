@@ -17,11 +17,11 @@ from fullyconv.encoders import bare_network, build_network
 from fullyconv.errors import ModelFileError, WeightsError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.lecture import lecture_figures, painted
-from fullyconv.model import FCN
+from fullyconv.model import FCN, build_model
 from fullyconv.model_file import load_model, read_description, save_model
 from fullyconv.pictures import class_maps
 from fullyconv.predict import Predictor, find_images, predict_files
-from fullyconv.train import build_model, train
+from fullyconv.train import train
 from fullyconv.upsample import predict_mask
 
 TABLE = ClassTable((ClassEntry("background", 0, (0, 0, 0)), ClassEntry("road", 1, (0, 255, 0))))
@@ -101,7 +101,7 @@ def test_the_recipe_trains_as_the_lecture_written_out_by_hand(arrays, tmp_path):
     masks = [dataset.read_target(sample) for sample in training]
     torch.set_num_threads(1)
     seed_everything(config.seed)
-    decoder = build_model(config, dataset).decoder
+    decoder = build_model(config, dataset.class_table).decoder
     expected = by_hand(images, masks, config.seed, 1, 5, 3, decoder)
     assert [row["loss"] for row in result.history] == expected
     assert [row["lr"] for row in result.history] == [1e-3] * 5

@@ -22,10 +22,11 @@ from fullyconv.errors import DataError, FullyConvError, TrainingError, UsageErro
 from fullyconv.evaluate import evaluate
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
+from fullyconv.model import build_model
 from fullyconv.model_file import load_model, read_description
 from fullyconv.progress import Silent
 from fullyconv.synthetic import write_dataset
-from fullyconv.train import build_model, one_cycle, train
+from fullyconv.train import one_cycle, train
 from fullyconv.transforms import make_views
 from fullyconv.upsample import upsample_logits
 
@@ -105,7 +106,7 @@ def test_the_loss_falls(data, cache, tmp_path):
 
 
 def test_the_encoder_is_the_same_after_training(finished, data):
-    before = build_model(recipe(**QUICK), data).encoder
+    before = build_model(recipe(**QUICK), data.class_table).encoder
     assert load_model(finished.model).encoder.digest() == before.digest()
 
 

@@ -1,18 +1,15 @@
 """fullyconv <verb>: the command line.
 
-The package is imported inside the commands, so that `--help` answers without importing torch. Options of `train`
-are made from `TrainConfig`. Everything for people goes to standard error; standard output holds results only.
+The package is imported inside the commands, so that `--help` answers without importing torch. Options that are
+settings are made from their dataclass (`fullyconv.options`). Everything for people goes to standard error, and
+standard output holds results only.
 """
 
-import inspect
 import json
 import os
 import signal
 import sys
 import typing
-from collections.abc import Callable, Collection
-from dataclasses import MISSING, fields
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -21,6 +18,7 @@ import typer
 from fullyconv import __version__
 from fullyconv.config import RECIPES, TrainConfig, config_from_mapping, read_config
 from fullyconv.errors import FullyConvError, UsageError
+from fullyconv.options import parsed, with_options
 
 if typing.TYPE_CHECKING:
     from fullyconv.ablation import Ablation
@@ -103,71 +101,8 @@ def _root(
     """Semantic segmentation with fully convolutional networks."""
 
 
-def _with_train_options(command: Callable[..., None], names: Collection[str] = ()) -> Callable[..., None]:
-    """Give a command that takes `**options` one option for each field of `TrainConfig`, or for those named."""
-    signature = inspect.signature(command)
-    hints = typing.get_type_hints(TrainConfig, include_extras=True)
-    options = []
-    for field in fields(TrainConfig):
-        if names and field.name not in names:
-            continue
-        kind, info = typing.get_args(hints[field.name])[:2]
-        flag = "--" + field.name.replace("_", "-")
-        default = None if field.default is MISSING else field.default
-        if kind is bool:
-            annotation: Any = bool | None
-            option = typer.Option(f"{flag}/--no-{flag[2:]}", help=info.description, show_default=_shown(default))
-        else:
-            annotation = str | None
-            option = typer.Option(
-                flag, help=info.description, metavar=_metavar(kind), show_default=_shown(default)
-            )
-        options.append(
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[annotation, option],
-            )
-        )
-    plain = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    command.__signature__ = signature.replace(parameters=[*plain, *options])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in (*plain, *options)}
-    return command
-
-
-def _shown(default: object) -> str | bool:
-    if isinstance(default, tuple):
-        return ",".join(f"{value:g}" for value in default) or False
-    if isinstance(default, bool):
-        return "on" if default else "off"
-    return False if default is None else str(default)
-
-
-def _metavar(kind: Any) -> str:
-    choices = [choice for choice in typing.get_args(kind) if isinstance(choice, str | int)]
-    if choices:
-        return "|".join(map(str, choices))
-    if typing.get_origin(kind) is tuple:
-        return "N,N,..."
-    names = {int: "N", float: "X"}
-    members = [member for member in (typing.get_args(kind) or (kind,)) if member in names]
-    return names[members[0]] if members else "TEXT"
-
-
-def _parse(name: str, value: str | bool) -> Any:
-    """Turn an option's text into what `TrainConfig` takes; pydantic checks the range."""
-    kind = typing.get_args(typing.get_type_hints(TrainConfig, include_extras=True)[name])[0]
-    if isinstance(value, bool):
-        return value
-    if typing.get_origin(kind) is tuple:
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    choices = typing.get_args(kind)
-    return int(value) if any(isinstance(choice, int) for choice in choices) and value.isdigit() else value
-
-
 @app.command()
-@_with_train_options
+@with_options(TrainConfig)
 def train(
     data: Data,
     out: Annotated[
@@ -195,7 +130,7 @@ def train(
     from fullyconv.run_folder import next_run_folder
     from fullyconv.train import train as run_training
 
-    given = {name: _parse(name, value) for name, value in options.items() if value is not None}
+    given = parsed(TrainConfig, options)
     if resume and out is None:
         raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
     folder = out or next_run_folder(data)
@@ -322,7 +257,7 @@ def info(model: Model, as_json: Json = False) -> None:
 
 
 @app.command()
-@partial(_with_train_options, names=("stride", "scales", "hidden", "upsampling", "fc", "width"))
+@with_options(TrainConfig, ("stride", "scales", "hidden", "upsampling", "fc", "width"))
 def explain(
     model: Annotated[
         str,
@@ -371,7 +306,7 @@ def explain(
 
     if steps and out is None:
         raise UsageError("--steps needs a figure to draw", hint="name it with -o FIGURE.png")
-    given = {name: _parse(name, value) for name, value in options.items() if value is not None}
+    given = parsed(TrainConfig, options)
     network = find_network(model, classes, given)
     outline = outline_of(network)
     pixels = _image_size(size, image)

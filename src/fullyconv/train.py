@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +26,7 @@ from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
 from fullyconv.losses import balanced_weights
 from fullyconv.metrics import ConfusionMatrix, Report
-from fullyconv.model import FCN
+from fullyconv.model import build_model
 from fullyconv.model_file import load_model, save_model
 from fullyconv.pictures import save_picture, validation_panel
 from fullyconv.progress import Progress, Silent, duration
@@ -146,7 +146,7 @@ class _Session:
             run.say(line)
         self.table = splits["train"].class_table
         seed_everything(config.seed)
-        self.model = build_model(config, splits["train"]).to(self.device)
+        self.model = build_model(config, self.table).to(self.device)
         if start_from is not None:
             taken, of = take_over(self.model.decoder, load_model(Path(start_from)).decoder)
             run.say(f"started from another model: {taken} of {of} decoder tensors taken over")
@@ -410,28 +410,6 @@ class _Session:
             if index in chosen
         ]
         return validation_panel(rows, self.table)
-
-
-def build_model(config: TrainConfig, data: Dataset) -> FCN:
-    """Build the untrained model of some settings for a data set's classes."""
-    options: dict[str, Callable[[], dict[str, Any]]] = {
-        "practical": lambda: {"hidden": config.hidden, "dropout": config.dropout},
-        "fcn": lambda: {"upsampling": config.upsampling, "fc": config.fc},
-        "fcn_at_once": lambda: {"upsampling": config.upsampling, "fc": config.fc},
-        "lecture": lambda: {"width": config.width},
-        "d2l": dict,
-        "torchvision": lambda: {"auxiliary": config.auxiliary},
-    }
-    return FCN.build(
-        data.class_table,
-        encoder=config.encoder,
-        encoder_weights=config.encoder_weights,
-        decoder=config.decoder,
-        stride=config.stride,
-        scales=config.scales,
-        rgb_0_to_1=config.rgb_0_to_1,
-        **options[config.decoder](),
-    )
 
 
 def one_cycle(position: float) -> float:
