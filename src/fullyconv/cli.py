@@ -22,7 +22,9 @@ from fullyconv.options import parsed, with_options
 
 if typing.TYPE_CHECKING:
     from fullyconv.ablation import Ablation
+    from fullyconv.dataset import Dataset
     from fullyconv.model import FCN
+    from fullyconv.progress import Console
     from fullyconv.stages import Outline
 
 __all__ = ["app", "main"]
@@ -177,7 +179,6 @@ def evaluate(
     """Measure a model on a data set: the four metrics, and each class."""
     from fullyconv.charts import confusion_figure
     from fullyconv.dataset import Dataset
-    from fullyconv.evaluate import choose_split
     from fullyconv.evaluate import evaluate as run_evaluation
     from fullyconv.pictures import save_picture
     from fullyconv.predict import Predictor
@@ -186,16 +187,7 @@ def evaluate(
     console = Console()
     predictor = Predictor(model, device=device, precision=precision)
     dataset = Dataset.open(data, class_table=predictor.class_table)
-    chosen = choose_split(dataset, split, predictor.model.training_record)
-    for note in dataset.notes:
-        console.say(note)
-    measured = next(iter(chosen.splits)) if len(chosen.splits) == 1 else "all"
-    console.say(f"measuring {len(chosen)} images ({measured})")
-    if split is None and measured not in ("test", "val"):
-        console.say(
-            "WARNING: there is no test or val split: images that the model was trained on may be among them; "
-            "--split val measures those that its training held out"
-        )
+    chosen, measured = _measured_split(dataset, split, predictor.model, console)
     report = run_evaluation(predictor, chosen, progress=console)
     if matrix is not None:
         save_picture(confusion_figure(report.counts, predictor.class_table.names), matrix)
@@ -203,6 +195,25 @@ def evaluate(
         sys.stdout.write(json.dumps({**report.to_json(), "split": measured}, allow_nan=False) + "\n")
     else:
         sys.stdout.write(report.table() + "\n")
+
+
+def _measured_split(
+    dataset: "Dataset", split: str | None, model: "FCN", console: "Console", most: int | None = None
+) -> tuple["Dataset", str]:
+    """Choose what to measure on, and say what was assumed, which split it is, and whether it was learned from."""
+    from fullyconv.evaluate import choose_split
+
+    chosen = choose_split(dataset, split, model.training_record)
+    for note in dataset.notes:
+        console.say(note)
+    measured = next(iter(chosen.splits)) if len(chosen.splits) == 1 else "all"
+    console.say(f"measuring {min(len(chosen), most or len(chosen))} images ({measured})")
+    if split is None and measured not in ("test", "val"):
+        console.say(
+            "WARNING: there is no test or val split: images that the model was trained on may be among them; "
+            "--split val measures those that its training held out"
+        )
+    return chosen, measured
 
 
 @app.command()
@@ -328,10 +339,9 @@ def explain(
 
 
 def _contributions(network: "FCN", outline: "Outline", data: Path, split: str | None, images: int) -> "Ablation":
-    """Measure what each stride of a model contributes, and say on which images."""
+    """Measure what each stride of a model contributes."""
     from fullyconv.ablation import measure_strides
     from fullyconv.dataset import Dataset
-    from fullyconv.evaluate import choose_split
     from fullyconv.feature_cache import FeatureCache
     from fullyconv.predict import Predictor
     from fullyconv.progress import Console
@@ -342,9 +352,7 @@ def _contributions(network: "FCN", outline: "Outline", data: Path, split: str | 
         )
     console = Console()
     dataset = Dataset.open(data, class_table=network.class_table)
-    chosen = dataset if split == "all" else choose_split(dataset, split)
-    for note in dataset.notes:
-        console.say(note)
+    chosen, _ = _measured_split(dataset, split, network, console, images)
     return measure_strides(
         Predictor(network), outline, chosen, images=images, cache=FeatureCache(), progress=console
     )

@@ -30,7 +30,15 @@ from fullyconv.pictures import colorize, sheet
 from fullyconv.shapes import Image, Size
 from fullyconv.stages import FixedMap, Outline, Sizes
 
-__all__ = ["contribution_pictures", "describe", "figure_files", "find_network", "outline_of", "sizes_of"]
+__all__ = [
+    "contribution_pictures",
+    "describe",
+    "figure_files",
+    "find_network",
+    "outline_of",
+    "sizes_of",
+    "weights_to_taps",
+]
 
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
