@@ -1,7 +1,8 @@
 """fullyconv <verb>: the command line.
 
 The package is imported inside the commands, so that `--help` answers without importing torch. Options of `train`
-are made from `TrainConfig`. Everything for people goes to standard error; standard output holds results only.
+are made from `TrainConfig`, those of `pretrain` from `PretrainConfig`. Everything for people goes to standard
+error; standard output holds results only.
 """
 
 import inspect
@@ -18,7 +19,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fullyconv import __version__
-from fullyconv.config import RECIPES, TrainConfig, config_from_mapping, read_config
+from fullyconv.config import (
+    RECIPES,
+    PretrainConfig,
+    TrainConfig,
+    config_from_mapping,
+    pretrain_config,
+    read_config,
+)
 from fullyconv.errors import FullyConvError, UsageError
 
 __all__ = ["app", "main"]
@@ -94,12 +102,16 @@ def _root(
     """Semantic segmentation with fully convolutional networks."""
 
 
-def _with_train_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command that takes `**options` one option for each field of `TrainConfig`."""
+def _with_options(config: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command that takes `**options` one option for each field of its settings."""
+    return lambda command: _with_options_of(config, command)
+
+
+def _with_options_of(config: type[Any], command: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(command)
-    hints = typing.get_type_hints(TrainConfig, include_extras=True)
+    hints = typing.get_type_hints(config, include_extras=True)
     options = []
-    for field in fields(TrainConfig):
+    for field in fields(config):
         kind, info = typing.get_args(hints[field.name])[:2]
         flag = "--" + field.name.replace("_", "-")
         default = None if field.default is MISSING else field.default
@@ -134,7 +146,8 @@ def _shown(default: object) -> str | bool:
 
 
 def _metavar(kind: Any) -> str:
-    choices = [choice for choice in typing.get_args(kind) if isinstance(choice, str | int)]
+    parts = [inner for part in typing.get_args(kind) for inner in (part, *typing.get_args(part))]
+    choices = [choice for choice in parts if isinstance(choice, str | int)]
     if choices:
         return "|".join(map(str, choices))
     if typing.get_origin(kind) is tuple:
@@ -144,9 +157,9 @@ def _metavar(kind: Any) -> str:
     return names[members[0]] if members else "TEXT"
 
 
-def _parse(name: str, value: str | bool) -> Any:
-    """Turn an option's text into what `TrainConfig` takes; pydantic checks the range."""
-    kind = typing.get_args(typing.get_type_hints(TrainConfig, include_extras=True)[name])[0]
+def _parse(config: type[Any], name: str, value: str | bool) -> Any:
+    """Turn an option's text into what the settings take; pydantic checks the range."""
+    kind = typing.get_args(typing.get_type_hints(config, include_extras=True)[name])[0]
     if isinstance(value, bool):
         return value
     if typing.get_origin(kind) is tuple:
@@ -157,8 +170,30 @@ def _parse(name: str, value: str | bool) -> Any:
     )
 
 
+def _settings(
+    config: type[Any], options: dict[str, Any], file: Path | None, run: Path, resume: bool, **elsewhere: bool
+) -> tuple[dict[str, Any], str]:
+    """Put the options that were given over a file of settings; a run that goes on has its own and no others.
+
+    Returns:
+        The values, not yet validated, and the file that they come from, for messages.
+    """
+    given = {name: _parse(config, name, value) for name, value in options.items() if value is not None}
+    if resume:
+        refused = [
+            *given,
+            *(name for name, is_given in elsewhere.items() if is_given),
+            *(["config"] if file else []),
+        ]
+        if refused:
+            option = refused[0].replace("_", "-")
+            raise UsageError(f"--resume goes on with the settings of {run}, got --{option}", hint="leave it out")
+        file = run / "config.toml" if (run / "config.toml").exists() else None
+    return {**(read_config(file) if file else {}), **given}, str(file or "")
+
+
 @app.command()
-@_with_train_options
+@_with_options(TrainConfig)
 def train(
     data: Data,
     out: Annotated[
@@ -183,18 +218,12 @@ def train(
     from fullyconv.run_folder import next_run_folder
     from fullyconv.train import train as run_training
 
-    given = {name: _parse(name, value) for name, value in options.items() if value is not None}
     if resume and out is None:
         raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
     folder = out or next_run_folder(data)
-    file = folder / "config.toml" if resume and (folder / "config.toml").exists() else config
-    elsewhere = {"recipe": recipe != "default", "config": config is not None, "from": start_from is not None}
-    refused = [*given, *(name for name, is_given in elsewhere.items() if is_given)]
-    if resume and refused:
-        option = refused[0].replace("_", "-")
-        raise UsageError(f"--resume goes on with the settings of {folder}, got --{option}", hint="leave it out")
-    values = {**(read_config(file) if file else {}), **given}
-    settings = config_from_mapping(values, base=recipe, source=str(file) if file else "")
+    elsewhere = {"recipe": recipe != "default", "from": start_from is not None}
+    values, source = _settings(TrainConfig, options, config, folder, resume, **elsewhere)
+    settings = config_from_mapping(values, base=recipe, source=source)
     console = Console()
     if settings.encoder_weights == "none":
         console.say(f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks")
@@ -204,6 +233,40 @@ def train(
     )
     console.say(f"best val mean IoU {result.report.mean_iou:.4f}; the model is {result.model}")
     console.say(f"next: fullyconv predict {result.model} IMAGES -o masks")
+
+
+@app.command()
+@_with_options(PretrainConfig)
+def pretrain(
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGES...", help="Images, folders or globs; no masks are needed.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="RUN", help="The run folder.", show_default="runs/cae-<n>"),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings from a TOML file, such as a run's config.toml."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
+    **options: Any,
+) -> None:
+    """Train a convolutional autoencoder on images alone; its encoder serves `train --encoder cae:FILE`."""
+    from fullyconv.pretrain import pretrain as run_pretraining
+    from fullyconv.progress import Console
+    from fullyconv.run_folder import next_run_folder
+
+    if resume and out is None:
+        raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
+    folder = out or next_run_folder(Path("cae"))
+    values, source = _settings(PretrainConfig, options, config, folder, resume)
+    console = Console()
+    result = run_pretraining(
+        images, folder, pretrain_config(values, source=source), resume=resume, progress=console
+    )
+    console.say(f"held-out MSE {result.val_mse:.5f}; the autoencoder is {result.cae}")
+    console.say(f"next: fullyconv train DATA --encoder cae:{result.cae}, or with --decoder cae, too")
 
 
 @app.command()

@@ -14,11 +14,11 @@ from torch import Tensor
 from fullyconv.batches import MapBatch, MapBatches, PointBatch, PointBatches, step_loss
 from fullyconv.charts import curves
 from fullyconv.check import DataSummary, check_dataset
-from fullyconv.checkpoint import RunLock, load_newest, save_checkpoint
+from fullyconv.checkpoint import load_newest, save_checkpoint
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
 from fullyconv.device import choose_device, choose_precision, seed_everything, set_threads
-from fullyconv.errors import DataError, FullyConvError, TrainingError, UsageError
+from fullyconv.errors import DataError, TrainingError, UsageError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
 from fullyconv.losses import balanced_weights
@@ -87,17 +87,12 @@ def train(
     set_threads(config.threads)
     if use_cache and cache is None:
         cache = FeatureCache()
-    with RunLock(run.path):
-        try:
-            splits = _splits(data, config, run if resume else None)
-            if not resume:
-                run.write_start(config, splits)
-            session = _Session(run, config, splits, cache if use_cache else None, start_from)
-            return session.fit(load_newest(run.checkpoint, report=run.say) if resume else None)
-        except FullyConvError:
-            if not resume and not run.checkpoint.exists():
-                run.discard()  # Nothing was learned: the next try may have the same folder.
-            raise
+    with run.held(resumed=resume):
+        splits = _splits(data, config, run if resume else None)
+        if not resume:
+            run.write_start(config, splits)
+        session = _Session(run, config, splits, cache if use_cache else None, start_from)
+        return session.fit(load_newest(run.checkpoint, report=run.say) if resume else None)
 
 
 def _splits(data: Dataset, config: TrainConfig, resumed: RunFolder | None) -> dict[str, Dataset]:
@@ -360,7 +355,10 @@ class _Session:
         # No paths in a model file: the class table and the source of the weights are in it anyway.
         private = ("classes", "device", "encoder_weights")
         self.model.training_record = {
-            "config": {name: value for name, value in asdict(self.config).items() if name not in private},
+            "config": {
+                **{name: value for name, value in asdict(self.config).items() if name not in private},
+                "encoder": self.model.encoder.network.name,  # of cae:FILE without the file
+            },
             "epoch": last["epoch"],
             "val_mean_iou": last["mean_iou"],
             "train_images": len(self.splits["train"]),
@@ -398,6 +396,7 @@ def build_model(config: TrainConfig, data: Dataset) -> FCN:
         "fcn": lambda: {"upsampling": config.upsampling, "fc": config.fc},
         "fcn_at_once": lambda: {"upsampling": config.upsampling, "fc": config.fc},
         "lecture": lambda: {"width": config.width},
+        "cae": dict,
     }
     return FCN.build(
         data.class_table,

@@ -1,28 +1,34 @@
 """The networks that an encoder can be made of, one file a family."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from fullyconv.encoder import EncoderNetwork
+from fullyconv.encoders.cae import CAE, Architecture, CAENetwork, load_cae
 from fullyconv.encoders.efficientnet_lite import EfficientNetLite0
 from fullyconv.encoders.vgg import VGG16, vgg16_fc_layers
 from fullyconv.errors import UsageError, WeightsError
 from fullyconv.weights import Weights, choose_tensors, initialise, load_weights
 
-__all__ = ["ENCODER_NAMES", "bare_network", "build_network", "vgg16_fc_layers"]
+__all__ = ["ENCODER_NAMES", "bare_network", "build_network", "is_cae", "open_cae", "vgg16_fc_layers"]
 
 NETWORKS: tuple[type[EncoderNetwork], ...] = (EfficientNetLite0, VGG16)
 
 ENCODER_NAMES: tuple[str, ...] = tuple(network.name for network in NETWORKS)
 """What `build_network` can build; the first is the default."""
 
+CAE_PREFIX = "cae:"
+
 
 def build_network(name: str, weights: str = "pretrained") -> EncoderNetwork:
     """Build a network with its weights.
 
     Args:
-        name: One of `ENCODER_NAMES`.
-        weights: "pretrained" (from an installed package), "none" (random, the same every time), or the path
-            of a `.pth`, `.pt` or `.safetensors` file in the key layout of its publisher.
+        name: One of `ENCODER_NAMES`, or "cae:" and the path of a file that `fullyconv.pretrain` wrote.
+        weights: "pretrained" (from an installed package, or that file), "none" (random, the same every time), or
+            the path of a `.pth`, `.pt` or `.safetensors` file in the key layout of its publisher.
 
     Returns:
         The network in float32 on the CPU; its `weights_source` says where the weights came from.
@@ -30,7 +36,10 @@ def build_network(name: str, weights: str = "pretrained") -> EncoderNetwork:
     Raises:
         UsageError: There is no encoder of that name.
         WeightsError: The weights are missing, damaged or of another network.
+        ModelFileError: The autoencoder's file is missing or damaged.
     """
+    if is_cae(name):
+        return open_cae(name, weights).down
     network = bare_network(name)
     if weights == "none":
         initialise(network)
@@ -46,18 +55,55 @@ def build_network(name: str, weights: str = "pretrained") -> EncoderNetwork:
     return network
 
 
-def bare_network(name: str) -> EncoderNetwork:
-    """Build a network whose weights are all zero, for `load_state_dict` to fill.
+def is_cae(name: str) -> bool:
+    """Whether an encoder's name is "cae:" and a file."""
+    return name.startswith(CAE_PREFIX)
+
+
+def open_cae(name: str, weights: str = "pretrained") -> CAE:
+    """Read the autoencoder of an encoder's name, `cae:FILE`.
+
+    Args:
+        name: "cae:" and the path of its file.
+        weights: "pretrained", or "none" for random weights in its form.
 
     Raises:
-        UsageError: There is no encoder of that name.
+        UsageError: Other weights, or an autoencoder of images that are neither grey nor RGB.
+        ModelFileError: The file is missing, damaged or no autoencoder.
+    """
+    cae = load_cae(name.removeprefix(CAE_PREFIX))
+    if cae.architecture.channels not in (1, 3):
+        raise UsageError(
+            f"an encoder reads grey or RGB images, this autoencoder {cae.architecture.channels} channels"
+        )
+    if weights == "none":
+        cae.initialise()
+        cae.down.weights_source = "random"
+    elif weights != "pretrained":
+        raise UsageError(
+            f"the weights of an autoencoder are in its own file, got encoder_weights {weights}",
+            hint="leave --encoder-weights out, or give none for random ones",
+        )
+    return cae
+
+
+def bare_network(name: str, architecture: Mapping[str, Any] | None = None) -> EncoderNetwork:
+    """Build a network whose weights are all zero, for `load_state_dict` to fill.
+
+    Args:
+        name: One of `ENCODER_NAMES`, or "cae".
+        architecture: `EncoderNetwork.architecture` of a "cae".
+
+    Raises:
+        UsageError: There is no encoder of that name, or none of that form.
     """
     kinds = {network.name: network for network in NETWORKS}
-    if name not in kinds:
+    cae = name == CAENetwork.name and architecture is not None
+    if not cae and (name not in kinds or architecture is not None):
         raise UsageError(f"no encoder {name!r}", hint=f"choose {' or '.join(ENCODER_NAMES)}")
     # Without storage no default values are drawn: neither time nor the global random state is spent.
     with torch.device("meta"):
-        network = kinds[name]()
+        network = CAENetwork(Architecture.from_json(architecture)) if architecture is not None else kinds[name]()
     network.to_empty(device="cpu")
     for tensor in network.state_dict().values():
         tensor.zero_()
