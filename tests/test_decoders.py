@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny_decoders import FORMS, SIZES, TinyNetwork, built, features_of, randomised, specs_of
+from tiny_decoders import CHANNELS, FORMS, SIZES, TinyNetwork, built, features_of, randomised, specs_of
 from torch.nn import functional
 
 from fullyconv.decoders import DECODER_NAMES, build_decoder, decoder_options, needed_strides
@@ -26,7 +26,7 @@ def form(request):
 
 
 def test_full_logits_have_the_size_of_the_image_whatever_it_is(form):
-    encoder = Encoder(TinyNetwork(), needed_strides(form[0], form[1]))
+    encoder = Encoder(TinyNetwork(), needed_strides(form[0], form[1], tuple(CHANNELS)))
     decoder = built(form)
     for size in SIZES:
         images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
@@ -102,9 +102,12 @@ def test_a_pixel_depends_on_no_cell_beyond_the_halo(name, scales):
 
 
 def test_each_decoder_says_which_strides_it_reads():
-    assert [needed_strides(name) for name in DECODER_NAMES] == [(4, 8, 16, 32)] + 3 * [(8, 16, 32)]
+    papers = [(8, 16, 32)] * 3
+    assert [needed_strides(name) for name in DECODER_NAMES] == [(4, 8, 16, 32), *papers, (4, 8, 16, 32)]
     assert needed_strides("fcn", 32) == (32,)
     assert needed_strides("practical", 16) == (16, 32)
+    assert needed_strides("practical", 4, (2, 4, 8)) == (4, 8)
+    assert needed_strides("fcn", 8, (2, 4, 8)) == (8, 16, 32)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +116,9 @@ def test_each_decoder_says_which_strides_it_reads():
         ("fcn", 2, "decoder fcn has stride 4 or 8 or 16 or 32, not 2"),
         ("fcn_at_once", 4, "decoder fcn_at_once has stride 8 or 16 or 32, not 4"),
         ("lecture", 16, "decoder lecture has stride 8, not 16"),
-        ("unet", None, "there is no decoder 'unet'.*practical, fcn, fcn_at_once, lecture"),
+        ("cae", 64, "decoder cae has stride 2 or 4 or 8 or 16 or 32, not 64"),
+        ("cae", 2, r"decoder cae reads stride 2, the encoder has 4, 8, 16, 32 \(choose one of these"),
+        ("unet", None, "there is no decoder 'unet'.*practical, fcn, fcn_at_once, lecture, cae"),
     ],
 )
 def test_a_stride_that_a_decoder_does_not_have_is_refused(name, stride, message):
@@ -147,6 +152,12 @@ def test_a_stride_that_a_decoder_does_not_have_is_refused(name, stride, message)
         ("lecture", (16, 32), (1,), {}, "lecture needs features at strides 8, 16, 32, the encoder gives 16, 32"),
         ("lecture", (8, 16, 32), (1, 2), {}, "lecture reads features at scale 1 only, got scale 2"),
         ("lecture", (8, 16, 32), (1,), {"width": 0}, "width of conv6 and fcn4 has to be 1 or more, got 0"),
+        ("cae", (4, 16, 32), (1,), {}, "cae needs features at strides 4, 8, 16, 32, the encoder gives 4, 16, 32"),
+        ("cae", (4, 8), (2,), {}, "cae reads features at scale 1 only, got scale 2"),
+        ("cae", (4, 8), (1,), {"kernel": 6}, "kernel of decoder cae has to lie in 2..5, got 6"),
+        ("cae", (4, 8), (1,), {"widths": [1, 2]}, r"cae needs 1 widths from 1 up below stride 4, got \[1, 2\]"),
+        ("cae", (4, 8), (1,), {"widths": [0]}, r"cae needs 1 widths from 1 up below stride 4, got \[0\]"),
+        ("cae", (), (1,), {}, "cae needs strides that are powers of 2, got"),
         ("practical", (), (1,), {}, "practical needs features, got none"),
         ("practical", (8,), (1,), {"hidden": -1}, "hidden channels have to be 0 .* or more, got -1"),
         ("practical", (8,), (1,), {"dropout": 1.0}, r"dropout has to lie in 0..1 \(1 excluded\), got 1"),
@@ -164,4 +175,5 @@ def test_the_options_of_the_decoders_are_these():
         "fcn": ("stride", "upsampling", "fc", "width"),
         "fcn_at_once": ("stride", "upsampling", "fc", "width"),
         "lecture": ("width",),
+        "cae": ("kernel", "widths"),
     }

@@ -5,14 +5,16 @@ functions take them as they are: one place says what can be set and what it mean
 """
 
 import tomllib
+import typing
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from fullyconv.errors import UsageError
 
@@ -30,10 +32,16 @@ __all__ = [
 Config = TypeVar("Config", "TrainConfig", "PretrainConfig")
 
 
-def _or_cae_file(value: Any, check: ValidatorFunctionWrapHandler) -> str:
-    """Let "cae:" and a path pass; everything else has to be one of the names."""
-    file = isinstance(value, str) and value.startswith("cae:") and value not in ("cae:", "cae:FILE")
-    return str(value if file else check(value))
+EncoderName = Literal["efficientnet_lite0", "vgg16", "cae:FILE"]
+
+
+def _check_encoder(value: str) -> str:
+    """Let the names pass, and "cae:" and a path."""
+    *names, cae = typing.get_args(EncoderName)
+    if value in names or (value.startswith("cae:") and value not in ("cae:", cae)):
+        return value
+    known = ", ".join(map(repr, names))
+    raise PydanticCustomError("encoder", "input should be {known} or {cae}", {"known": known, "cae": repr(cae)})
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -41,9 +49,9 @@ class TrainConfig:
     """Settings of `fullyconv train`. The defaults are the default recipe."""
 
     encoder: Annotated[
-        Literal["efficientnet_lite0", "vgg16", "cae:FILE"] | str,
+        EncoderName | str,
         Field(description="The fixed network whose features are read; cae:FILE is one that `pretrain` made."),
-        WrapValidator(_or_cae_file),
+        AfterValidator(_check_encoder),
     ] = "efficientnet_lite0"
     encoder_weights: Annotated[
         str,
@@ -163,6 +171,12 @@ class PretrainConfig:
     down: Annotated[
         Literal["stride", "pool"], Field(description="Halve by convolutions of stride 2, or by max pooling.")
     ] = "stride"
+    start: Annotated[
+        Literal["components", "random"],
+        Field(
+            description="Start from principal components, stage by stage, or at random, as pooling always does."
+        ),
+    ] = "components"
     noise: Annotated[
         float,
         Field(
@@ -178,7 +192,7 @@ class PretrainConfig:
     steps: Annotated[int, Field(ge=0, description="At least this many steps: few images get more epochs.")] = 1000
     batch: Annotated[int, Field(ge=1, description="Crops that make one step.")] = 16
     lr: Annotated[float, Field(gt=0, description="Highest learning rate of the one-cycle schedule (AdamW).")] = (
-        2e-3
+        5e-4
     )
     weight_decay: Annotated[float, Field(ge=0, description="Weight decay of AdamW.")] = 0.0
     val_fraction: Annotated[

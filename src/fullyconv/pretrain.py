@@ -25,7 +25,7 @@ from fullyconv.charts import curves
 from fullyconv.checkpoint import load_newest, save_checkpoint
 from fullyconv.config import PretrainConfig
 from fullyconv.device import choose_device, set_threads
-from fullyconv.encoder import to_grey
+from fullyconv.encoder import padded_size, to_grey
 from fullyconv.encoders.cae import CAE, PRESETS, save_cae
 from fullyconv.errors import DataError, TrainingError, UsageError
 from fullyconv.images import read_image, verify_image
@@ -40,6 +40,9 @@ __all__ = ["PretrainResult", "pretrain", "reconstruct"]
 
 MEMORY = 2 * 10**9
 """Bytes of images that are held in memory; what does not fit is read again in every epoch."""
+
+START = 2**22
+"""Pixels of which the principal components are taken."""
 
 WHOLE = 1024
 """Of larger images the central part of this side is measured at the end and shown."""
@@ -240,12 +243,23 @@ class _Session:
             history = state["history"]
             self.run.say(f"resuming after epoch {len(history)} of {self.epochs}")
         else:
+            self._start()
             self._checkpoint(history)
         for epoch in range(len(history), self.epochs):
             history.append(self._epoch(epoch))
             self.run.write_metrics(history)
             self._checkpoint(history)
         return self._finish(history)
+
+    def _start(self) -> None:
+        """Begin with the principal components of crops, where that is wanted and can be."""
+        if self.config.start != "components" or self.config.down != "stride":
+            return
+        size = padded_size(self.crop, self.cae.down.taps[-1].stride)
+        count = min(max(64, START // math.prod(size)), 4096)
+        indices = [index % len(self.splits["train"]) for index in range(count)]
+        self.cae.start_from_components(self._crops(indices, size, _generator(self.config.seed, "start")))
+        self.run.say(f"start from principal components: val MSE {self._measure(self.crop):.5f}")
 
     def _checkpoint(self, history: list[dict[str, Any]]) -> None:
         """Keep what the next epoch needs; everything drawn at random follows from the seed and its number."""
@@ -288,19 +302,22 @@ class _Session:
     def _batches(self, epoch: int) -> Iterator[Tensor]:
         """Yield the clean crops of an epoch, N x channels x h x w, 0..1."""
         draw = _generator(self.config.seed, epoch)
-        pictures = self.splits["train"]
-        order = torch.randperm(len(pictures), generator=draw).tolist()
+        order = torch.randperm(len(self.splits["train"]), generator=draw).tolist()
         for start in range(0, len(order), self.config.batch):
-            crops = []
-            for index in order[start : start + self.config.batch]:
-                image = self.reader.read(pictures[index])
-                corner = [
-                    int(torch.randint(max(0, side - crop) + 1, (1,), generator=draw))
-                    for side, crop in zip(image.shape[-2:], self.crop, strict=True)
-                ]
-                crops.append(_cut(image, corner, self.crop))
-            batch = torch.stack(crops).to(self.device).float() / 255
-            yield batch.contiguous(memory_format=torch.channels_last)
+            yield self._crops(order[start : start + self.config.batch], self.crop, draw)
+
+    def _crops(self, indices: Sequence[int], size: Size, draw: torch.Generator) -> Tensor:
+        """Draw a crop of each of some images, N x channels x h x w, 0..1."""
+        crops = []
+        for index in indices:
+            image = self.reader.read(self.splits["train"][index])
+            corner = [
+                int(torch.randint(max(0, side - crop) + 1, (1,), generator=draw))
+                for side, crop in zip(image.shape[-2:], size, strict=True)
+            ]
+            crops.append(_cut(image, corner, size))
+        batch = torch.stack(crops).to(self.device).float() / 255
+        return batch.contiguous(memory_format=torch.channels_last)
 
     def _step(self, clean: Tensor, draw: torch.Generator) -> float:
         """Take one step of the optimiser and return the loss before it."""
@@ -388,7 +405,7 @@ def _way(cae: CAE, size: Size) -> str:
     return f"{' > '.join(maps)} and back, {count:,} weights"
 
 
-def _generator(*parts: int) -> torch.Generator:
+def _generator(*parts: int | str) -> torch.Generator:
     """A generator of its own for each part of a run."""
     digest = hashlib.sha256(" ".join(map(str, parts)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7]))

@@ -262,6 +262,50 @@ class CAE(nn.Module):
         for layer in self.up:
             initialise_transposed(layer, generator)  # type: ignore[arg-type]
 
+    @torch.no_grad()
+    def start_from_components(self, images: Tensor) -> None:
+        """Start as a linear autoencoder: principal components of blocks of 2x2 cells, stage by stage.
+
+        Each stage keeps the components of its input that vary most, each as two channels of opposite sign, since
+        a ReLU keeps one sign (x = relu(x) - relu(-x)); the transposed convolution is the transposed matrix. It is
+        the layer by layer pretraining of stacked autoencoders (Masci et al. 2011), in closed form. Channels beyond
+        the components keep their random weights on the way down and have none on the way up.
+
+        Args:
+            images: N x channels x H x W float, 0..1; H and W multiples of the last stride, more blocks than values
+                in one.
+
+        Raises:
+            UsageError: A path down by pooling, which is not linear, or a width of 1.
+        """
+        if self.architecture.down != "stride" or min(self.architecture.widths) < 2:
+            raise UsageError("an autoencoder with pooling, or a single channel, cannot start from components")
+        before = same_padding(2, self.architecture.kernel, 2)[0]  # where a block lies within the kernel
+        maps = 2 * images - 1
+        layers: list[tuple[Any, Any]] = list(zip(self.down.stages, self.up, strict=True))
+        for number, (down, up) in enumerate(layers):
+            mean = maps.mean((0, 2, 3)) if number == 0 else maps.new_zeros(maps.shape[1])
+            blocks = (
+                functional.unfold(maps - mean[:, None, None], 2, stride=2).transpose(1, 2).flatten(0, 1).double()
+            )
+            vectors = torch.linalg.eigh(blocks.T @ blocks).eigenvectors.flip(1).T
+            last = number == len(layers) - 1
+            kept = vectors[: down.out_channels if last else down.out_channels // 2].float()
+            core = kept.unflatten(1, (-1, 2, 2))
+            maps = functional.conv2d(maps - mean[:, None, None], core, stride=2)
+            weight = _signed(_signed(core, 0, not last), 1, number > 0)
+            window = up.weight.zero_()[:, :, before : before + 2, before : before + 2]
+            window[: len(weight), : weight.shape[1]] = weight
+            down.weight[: len(weight)] = up.weight[: len(weight)]
+            offset = -(core * mean[:, None, None]).sum((1, 2, 3))
+            down.bias[: len(weight)] = _signed(offset, 0, not last)
+            up.bias.copy_(mean) if number == 0 else up.bias.zero_()
+
+
+def _signed(values: Tensor, axis: int, both: bool) -> Tensor:
+    """Put the negatives behind the values along an axis, where both are wanted."""
+    return torch.cat((values, -values), axis) if both else values
+
 
 def initialise_transposed(layer: nn.ConvTranspose2d, generator: torch.Generator | None = None) -> None:
     """Fill a transposed convolution with Kaiming-normal values (He et al. 2015) and its bias with zero.
