@@ -16,7 +16,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fullyconv import __version__
-from fullyconv.config import RECIPES, TrainConfig, config_from_mapping, read_config
+from fullyconv.config import (
+    RECIPES,
+    PretrainConfig,
+    TrainConfig,
+    config_from_mapping,
+    pretrain_config,
+    read_config,
+)
 from fullyconv.errors import FullyConvError, UsageError
 from fullyconv.options import parsed, with_options
 
@@ -103,6 +110,28 @@ def _root(
     """Semantic segmentation with fully convolutional networks."""
 
 
+def _settings(
+    config: type[Any], options: dict[str, Any], file: Path | None, run: Path, resume: bool, **elsewhere: bool
+) -> tuple[dict[str, Any], str]:
+    """Put the options that were given over a file of settings; a run that goes on has its own and no others.
+
+    Returns:
+        The values, not yet validated, and the file that they come from, for messages.
+    """
+    given = parsed(config, options)
+    if resume:
+        refused = [
+            *given,
+            *(name for name, is_given in elsewhere.items() if is_given),
+            *(["config"] if file else []),
+        ]
+        if refused:
+            option = refused[0].replace("_", "-")
+            raise UsageError(f"--resume goes on with the settings of {run}, got --{option}", hint="leave it out")
+        file = run / "config.toml" if (run / "config.toml").exists() else None
+    return {**(read_config(file) if file else {}), **given}, str(file or "")
+
+
 @app.command()
 @with_options(TrainConfig)
 def train(
@@ -132,18 +161,12 @@ def train(
     from fullyconv.run_folder import next_run_folder
     from fullyconv.train import train as run_training
 
-    given = parsed(TrainConfig, options)
     if resume and out is None:
         raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
     folder = out or next_run_folder(data)
-    file = folder / "config.toml" if resume and (folder / "config.toml").exists() else config
-    elsewhere = {"recipe": recipe != "default", "config": config is not None, "from": start_from is not None}
-    refused = [*given, *(name for name, is_given in elsewhere.items() if is_given)]
-    if resume and refused:
-        option = refused[0].replace("_", "-")
-        raise UsageError(f"--resume goes on with the settings of {folder}, got --{option}", hint="leave it out")
-    values = {**(read_config(file) if file else {}), **given}
-    settings = config_from_mapping(values, base=recipe, source=str(file) if file else "")
+    elsewhere = {"recipe": recipe != "default", "from": start_from is not None}
+    values, source = _settings(TrainConfig, options, config, folder, resume, **elsewhere)
+    settings = config_from_mapping(values, base=recipe, source=source)
     console = Console()
     if settings.encoder_weights == "none":
         console.say(f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks")
@@ -160,6 +183,40 @@ def train(
     )
     console.say(f"best val mean IoU {result.report.mean_iou:.4f}; the model is {result.model}")
     console.say(f"next: fullyconv predict {result.model} IMAGES -o masks")
+
+
+@app.command()
+@with_options(PretrainConfig)
+def pretrain(
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGES...", help="Images, folders or globs; no masks are needed.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="RUN", help="The run folder.", show_default="runs/cae-<n>"),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings from a TOML file, such as a run's config.toml."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
+    **options: Any,
+) -> None:
+    """Train a convolutional autoencoder on images alone; its encoder serves `train --encoder cae:FILE`."""
+    from fullyconv.pretrain import pretrain as run_pretraining
+    from fullyconv.progress import Console
+    from fullyconv.run_folder import next_run_folder
+
+    if resume and out is None:
+        raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
+    folder = out or next_run_folder(Path("cae"))
+    values, source = _settings(PretrainConfig, options, config, folder, resume)
+    console = Console()
+    result = run_pretraining(
+        images, folder, pretrain_config(values, source=source), resume=resume, progress=console
+    )
+    console.say(f"held-out MSE {result.val_mse:.5f}; the autoencoder is {result.cae}")
+    console.say(f"next: fullyconv train DATA --encoder cae:{result.cae}, or with --decoder cae, too")
 
 
 @app.command()
