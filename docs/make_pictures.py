@@ -5,12 +5,14 @@
 overview.png    image, target, prediction and overlay of test images, as the demo's recipe sees them
 lecture.png     the lecture's network on two classes: input, class maps, result and overlay
 strides.png     FCN-32s, 16s and 8s side by side: what the skips bring back
+cae             the pictures of cae_pictures.py
 """
 
 import sys
 import tempfile
 from pathlib import Path
 
+import cae_pictures
 import numpy as np
 
 from fullyconv.class_table import ClassTable
@@ -62,9 +64,11 @@ def strides_picture(data: Dataset, predictors: list[Predictor], index: int, tabl
 
 def main() -> None:
     """Make all pictures, or those that are named."""
-    wanted = set(sys.argv[1:]) or {"overview", "lecture", "strides"}
+    wanted = set(sys.argv[1:]) or {"overview", "lecture", "strides", "cae"}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if "cae" in wanted:
+            cae_pictures.make(folder)
         write_dataset(folder / "data", train=160, val=20, test=24, size=(256, 256), seed=0)
         data = Dataset.open(folder / "data")
         table = data.class_table
