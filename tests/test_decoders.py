@@ -163,8 +163,8 @@ def test_on_a_dilated_encoder_a_decoder_reads_the_strides_that_there_are(name, o
         ("fcn_at_once", 4, "decoder fcn_at_once has stride 8 or 16 or 32, not 4"),
         ("lecture", 16, "decoder lecture has stride 8, not 16"),
         ("cae", 64, "decoder cae has stride 2 or 4 or 8 or 16 or 32, not 64"),
-        ("cae", 2, r"decoder cae reads stride 2, the encoder has 4, 8, 16, 32 \(choose one of these"),
-        ("unet", None, "there is no decoder 'unet'.*practical, fcn, fcn_at_once, lecture, cae"),
+        ("cae", 3, r"decoder cae has stride 2 or 4 or 8 or 16 or 32, not 3 \(leave it out for 4\)"),
+        ("unet", None, "there is no decoder 'unet'.*practical, fcn, fcn_at_once, lecture, d2l, torchvision, cae"),
     ],
 )
 def test_a_stride_that_a_decoder_does_not_have_is_refused(name, stride, message):

@@ -155,7 +155,7 @@ def test_an_autoencoder_of_another_form_is_not_taken_over(cae):
         ),
         (
             lambda cae, path: FCN.from_cae(CAE(PRESETS["digits"]), 2, stride=8),
-            r"decoder cae reads stride 8, the encoder has 2, 4 \(choose one of these with --stride\)",
+            "encoder cae has features at strides 2, 4, not at 8",
         ),
         (
             lambda cae, path: FCN.from_cae(CAE(Architecture(4, (3,))), 2),
@@ -165,7 +165,7 @@ def test_an_autoencoder_of_another_form_is_not_taken_over(cae):
             lambda cae, path: FCN.build(
                 ClassTable.from_values([0, 1]), encoder=f"cae:{path}", decoder="cae", kernel=3
             ),
-            "the form of decoder cae is that of its autoencoder: it takes no options and scales",
+            "the form of decoder cae is its autoencoder's: it takes no options, scales or other input",
         ),
     ],
 )

@@ -308,7 +308,8 @@ def test_the_sums_of_an_image_are_those_of_its_points_in_the_cache(count, pictur
     model = FCN(encoder, build_decoder("practical", encoder.specs, 3), pictures.class_table)
     reader = FeatureReader(encoder, pictures)
     items = [(sample, PLAIN) for sample in pictures]
-    for sample, (points, targets, shares) in zip(pictures, reader.all_points(items, 4, 10**6, 0), strict=True):
+    drawn = reader.all_points(items, model.decoder.output_stride, 10**6, 0)
+    for sample, (points, targets, shares) in zip(pictures, drawn, strict=True):
         image = torch.from_numpy(pictures.read_image(sample).copy()).permute(2, 0, 1)
         mine = label_sums(model, model.features(image[None]), pictures.read_target(sample), count=count)
         if count:

@@ -155,11 +155,11 @@ def test_nothing_beyond_the_deepest_asked_stride_is_computed():
 @pytest.mark.parametrize("kernel", [2, 3, 4, 5])
 @pytest.mark.parametrize("down", ["stride", "pool"])
 def test_receptive_fields_are_exactly_what_cells_see(kernel, down):
-    network = cae_of(Architecture(3, (1, 1, 1), kernel, down)).down
+    network = cae_of(Architecture(3, (1, 1, 1), kernel, down)).down.double()
     for parameter in network.parameters():
         parameter.fill_(1) if parameter.ndim == 4 else parameter.zero_()
-    for tap in network.taps:
-        first, last = seen_rows(network, tap.stride, height=128)
+    for place, tap in enumerate(network.taps):
+        first, last = seen_rows(network, place, height=128)
         assert last - first + 1 == tap.receptive_field
 
 

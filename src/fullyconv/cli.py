@@ -22,10 +22,9 @@ from fullyconv.config import (
     TrainConfig,
     config_from_mapping,
     pretrain_config,
-    read_config,
 )
 from fullyconv.errors import FullyConvError, UsageError
-from fullyconv.options import parsed, with_options
+from fullyconv.options import parsed, parsed_size, run_settings, with_options
 
 if typing.TYPE_CHECKING:
     from fullyconv.ablation import Ablation
@@ -110,28 +109,6 @@ def _root(
     """Semantic segmentation with fully convolutional networks."""
 
 
-def _settings(
-    config: type[Any], options: dict[str, Any], file: Path | None, run: Path, resume: bool, **elsewhere: bool
-) -> tuple[dict[str, Any], str]:
-    """Put the options that were given over a file of settings; a run that goes on has its own and no others.
-
-    Returns:
-        The values, not yet validated, and the file that they come from, for messages.
-    """
-    given = parsed(config, options)
-    if resume:
-        refused = [
-            *given,
-            *(name for name, is_given in elsewhere.items() if is_given),
-            *(["config"] if file else []),
-        ]
-        if refused:
-            option = refused[0].replace("_", "-")
-            raise UsageError(f"--resume goes on with the settings of {run}, got --{option}", hint="leave it out")
-        file = run / "config.toml" if (run / "config.toml").exists() else None
-    return {**(read_config(file) if file else {}), **given}, str(file or "")
-
-
 @app.command()
 @with_options(TrainConfig)
 def train(
@@ -165,7 +142,7 @@ def train(
         raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
     folder = out or next_run_folder(data)
     elsewhere = {"recipe": recipe != "default", "from": start_from is not None}
-    values, source = _settings(TrainConfig, options, config, folder, resume, **elsewhere)
+    values, source = run_settings(TrainConfig, options, config, folder, resume, **elsewhere)
     settings = config_from_mapping(values, base=recipe, source=source)
     console = Console()
     if settings.encoder_weights == "none":
@@ -210,7 +187,7 @@ def pretrain(
     if resume and out is None:
         raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
     folder = out or next_run_folder(Path("cae"))
-    values, source = _settings(PretrainConfig, options, config, folder, resume)
+    values, source = run_settings(PretrainConfig, options, config, folder, resume)
     console = Console()
     result = run_pretraining(
         images, folder, pretrain_config(values, source=source), resume=resume, progress=console
@@ -370,14 +347,17 @@ def explain(
     """Say what a network is made of, what becomes of an image's size in it, and draw it."""
     from fullyconv.diagrams import draw
     from fullyconv.explain import contribution_pictures, describe, figure_files, find_network, outline_of, sizes_of
+    from fullyconv.images import image_size
     from fullyconv.pictures import save_picture
 
     if steps and out is None:
         raise UsageError("--steps needs a figure to draw", hint="name it with -o FIGURE.png")
+    if size is not None and image is not None:
+        raise UsageError("expected --size or --image, got both", hint="leave one out")
     given = parsed(TrainConfig, options)
     network = find_network(model, classes, given)
     outline = outline_of(network)
-    pixels = _image_size(size, image)
+    pixels = image_size(image) if image else parsed_size(size) if size is not None else None
     sizes = sizes_of(outline, pixels) if pixels else None
     files = figure_files(out, outline, steps=steps, contributions=data is not None) if out else {}
     measured = _contributions(network, outline, data, split, images) if data else None
@@ -413,22 +393,6 @@ def _contributions(network: "FCN", outline: "Outline", data: Path, split: str | 
     return measure_strides(
         Predictor(network), outline, chosen, images=images, cache=FeatureCache(), progress=console
     )
-
-
-def _image_size(size: str | None, image: Path | None) -> tuple[int, int] | None:
-    """The height and width that were asked for, as text or by an image."""
-    if size is None and image is None:
-        return None
-    if size is None:
-        from fullyconv.images import image_size
-
-        return image_size(typing.cast(Path, image))
-    if image is not None:
-        raise UsageError("expected --size or --image, got both", hint="leave one out")
-    sides = size.lower().split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and side.isascii() for side in sides):
-        raise UsageError(f"--size has to be HEIGHTxWIDTH in pixels, got {size!r}", hint="such as 160x576")
-    return int(sides[0]), int(sides[1])
 
 
 @app.command()

@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal, TypeVar
 import tomli_w
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from pydantic_core import PydanticCustomError
 
 from fullyconv.errors import UsageError
 
@@ -53,7 +52,7 @@ def _check_encoder(value: str) -> str:
     if value in names or (value.startswith("cae:") and value not in ("cae:", cae)):
         return value
     known = ", ".join(map(repr, names))
-    raise PydanticCustomError("encoder", "input should be {known} or {cae}", {"known": known, "cae": repr(cae)})
+    raise ValueError(f"input should be {known} or {cae!r}")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -390,7 +389,8 @@ def _validated(kind: type[Config], values: Mapping[str, Any], source: str) -> Co
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        rule = first["msg"][0].lower() + first["msg"][1:]
+        message = first["msg"].removeprefix("Value error, ")
+        rule = message[0].lower() + message[1:]
         where = f" in {source}" if source else ""
         raise UsageError(f"setting {name}{where}: {rule}, got {first['input']!r}") from None
     return config
