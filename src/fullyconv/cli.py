@@ -354,8 +354,7 @@ def explain(
         raise UsageError("--steps needs a figure to draw", hint="name it with -o FIGURE.png")
     if size is not None and image is not None:
         raise UsageError("expected --size or --image, got both", hint="leave one out")
-    given = parsed(TrainConfig, options)
-    network = find_network(model, classes, given)
+    network = find_network(model, classes, parsed(TrainConfig, options))
     outline = outline_of(network)
     pixels = image_size(image) if image else parsed_size(size) if size is not None else None
     sizes = sizes_of(outline, pixels) if pixels else None
@@ -371,8 +370,7 @@ def explain(
         found |= {"contributions": measured.to_json()} if measured else {}
         sys.stdout.write(json.dumps(found, allow_nan=False) + "\n")
     else:
-        texts = [describe(outline, sizes), *([measured.table()] if measured else [])]
-        sys.stdout.write("\n\n".join(texts) + "\n")
+        sys.stdout.write("\n\n".join([describe(outline, sizes), *([measured.table()] if measured else [])]) + "\n")
 
 
 def _contributions(network: "FCN", outline: "Outline", data: Path, split: str | None, images: int) -> "Ablation":
