@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_data import draw_pair, tiny_dataset, tiny_encoder, write_pair
-from tiny_decoders import randomised
+from tiny_decoders import TinyNetwork, randomised
 
 from fullyconv import batches as batches_module
 from fullyconv.batches import MapBatches, PointBatches
@@ -16,7 +16,7 @@ from fullyconv.dataset import Dataset
 from fullyconv.decoders import build_decoder, needed_strides
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
-from fullyconv.losses import map_cross_entropy, pixel_cross_entropy
+from fullyconv.losses import map_loss, pixel_loss
 from fullyconv.progress import Silent
 from fullyconv.transforms import PLAIN, View, make_views
 from fullyconv.upsample import pixel_logits, upsample_logits
@@ -77,7 +77,7 @@ def test_every_point_comes_exactly_once_an_epoch(data):
     expected = Counter()
     for sample in data:
         for view in MIRRORED:
-            points, classes = next(FeatureReader(tiny_encoder(), data).all_points([(sample, view)], 4, 30, 0))
+            points, classes, _ = next(FeatureReader(tiny_encoder(), data).all_points([(sample, view)], 4, 30, 0))
             table = torch.cat([*(values.float() for values in points), classes[:, None]], dim=1)
             expected.update(tuple(row) for row in table.tolist())
     for epoch in range(2):
@@ -223,13 +223,15 @@ ZERO_PADDED = {
     "FCN-8s, learned": ("fcn", 8, (1.0,), {"upsampling": "learned"}),
     "FCN-16s, fc6": ("fcn", 16, (1.0,), {"fc": True, "width": 9}),
     "lecture": ("lecture", 8, (1.0,), {"width": 9}),
+    "d2l": ("d2l", 32, (1.0,), {}),
+    "torchvision": ("torchvision", 16, (1.0,), {}),
 }
 SIZES = [(200, 330), (96, 160), (33, 300), (320, 64), (70, 65), (1, 1)]
 
 
 def made(form):
     name, stride, scales, options = form
-    encoder = tiny_encoder(needed_strides(name, stride), scales)
+    encoder = tiny_encoder(needed_strides(name, TinyNetwork.taps, stride), scales)
     return encoder, randomised(build_decoder(name, encoder.specs, 3, **options))
 
 
@@ -392,6 +394,31 @@ def test_an_epoch_depends_on_seed_and_epoch_alone(sizes, tmp_path):
     assert drawn_of(map_batches(sizes, count=9, seed=1), 1) != expected
 
 
+# Drawn with replacement
+
+
+def test_an_epoch_of_so_many_steps_draws_images_with_replacement(data):
+    found = map_batches(data, views=MIRRORED, batch=5, steps=40, seed=3)
+    drawn = [step for epoch in range(2) for step in found.epoch(epoch)]
+    assert (len(found), len(drawn), {len(step.targets) for step in drawn}) == (40, 80, {5})
+    counts = Counter(crop.tobytes() for step in drawn for crop in step.targets.numpy())
+    assert len(counts) == 6
+    assert sum((count - 400 / 6) ** 2 / (400 / 6) for count in counts.values()) < 20.5  # chi squared, p = 0.001
+    assert max(Counter(crop.tobytes() for crop in step.targets.numpy()).most_common(1)[0][1] for step in drawn) > 1
+
+
+@pytest.mark.parametrize("memory", [0, 4000, 10**9])
+def test_an_image_that_comes_twice_has_its_own_features_both_times(data, tmp_path, monkeypatch, memory):
+    options = {"views": MIRRORED, "batch": 7, "steps": 3}
+    expected = drawn_of(map_batches(data, **options), 0)
+    monkeypatch.setattr(batches_module, "MEMORY", memory)
+    found = map_batches(data, cache=FeatureCache(tmp_path / "cache"), **options)
+    assert drawn_of(found, 0) == expected
+    assert drawn_of(found, 0) == expected
+    held = sum(maps.nbytes for features, _ in found._held.values() for maps in features)
+    assert held < max(1, found._held_bytes) <= max(1, memory)
+
+
 # Drawn pixels
 
 
@@ -405,15 +432,17 @@ def test_drawn_pixels_are_labelled_ones_and_have_their_classes(tmp_path, images)
             assert 255 not in expected
 
 
-def test_all_labelled_pixels_of_a_crop_are_drawn_equally_often(tmp_path):
+def test_where_fewer_pixels_are_labelled_each_is_drawn_once_and_counts_as_much_as_they_all_would(tmp_path):
     mask = np.full((32, 32), 255, np.uint8)
     mask[3, 4:9], mask[30, 20:25] = 0, 1
     write_pair(tmp_path, "0", draw_pair((32, 32), 0)[0], mask)
-    found = map_batches(Dataset.open(tmp_path), count=1000)
+    found = map_batches(Dataset.open(tmp_path), count=40)
     (batch,) = found.epoch(0)
-    counts = Counter(zip(batch.rows[0].tolist(), batch.columns[0].tolist(), strict=True))
-    assert set(counts) == {(3, c) for c in range(4, 9)} | {(30, c) for c in range(20, 25)}
-    assert sum((count - 100) ** 2 / 100 for count in counts.values()) < 27.9  # chi squared, p = 0.001
+    counting = batch.shares[0] > 0
+    places = zip(batch.rows[0][counting].tolist(), batch.columns[0][counting].tolist(), strict=True)
+    assert sorted(places) == [*((3, c) for c in range(4, 9)), *((30, c) for c in range(20, 25))]
+    assert batch.shares[0][counting].tolist() == pytest.approx([4] * 10)
+    assert batch.shares.shape == batch.rows.shape == (1, 40)
 
 
 def test_without_drawing_there_are_no_drawn_pixels(sizes):
@@ -432,8 +461,9 @@ def test_the_sampled_loss_of_crops_is_their_full_loss_on_average(tmp_path):
         with torch.no_grad():
             logits = decoder(batch.features, batch.size)
             read = pixel_logits(logits, 8, batch.rows, batch.columns).flatten(0, 1)
-        estimates.append(pixel_cross_entropy(read, batch.drawn_targets.flatten(), weights))
-    full = map_cross_entropy(upsample_logits(logits, 8, batch.size), batch.targets, weights)
+        shares = batch.shares.flatten()
+        estimates.append(pixel_loss(read, batch.drawn_targets.flatten(), weights, shares=shares))
+    full = map_loss(upsample_logits(logits, 8, batch.size), batch.targets, weights)
     estimates = torch.stack(estimates)
     assert abs(estimates.mean() - full) < 3 * estimates.std() / math.sqrt(len(estimates))
 

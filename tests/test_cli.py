@@ -9,11 +9,15 @@ import sys
 import time
 
 import pytest
+import torch
 from PIL import Image
+from weights_server import serving
 
 from fullyconv import cli
 from fullyconv.config import TrainConfig, read_config
+from fullyconv.encoders import build_network, vgg
 from fullyconv.synthetic import write_dataset
+from fullyconv.weights import DownloadableWeights
 
 QUICK = ["--steps", "0", "--epochs", "2", "--hidden", "0", "--scales", "1", "--pixels", "64", "--threads", "1"]
 
@@ -116,13 +120,18 @@ def test_the_cache_is_shown_and_emptied(model, monkeypatch, capsys):
     [
         (["train", "nowhere"], "nowhere"),
         (["train", "DATA", "--stride", "5"], "setting stride"),
-        (["train", "DATA", "--recipe", "slow"], "recipe has to be one of default, fast, got 'slow'"),
+        (
+            ["train", "DATA", "--recipe", "slow"],
+            "recipe has to be one of default, fast, lecture-exact, got 'slow'",
+        ),
         (["train", "DATA", "--resume"], "-o RUN"),
         (["train", "DATA", "-o", "OUT", "--resume", "--recipe", "fast"], "got --recipe"),
         (["train", "DATA", "-o", "OUT", "--resume", "--from", "MODEL"], "got --from"),
         (["train", "DATA", "-o", "OUT", "--resume", "--config", "c.toml"], "got --config"),
         (["train", "DATA", "-o", "OUT", "--resume", "--epochs", "9"], "got --epochs"),
         (["train", "DATA", "--device", "tpu"], "device"),
+        (["train", "DATA", "--instant", "--hidden", "8"], "instant needs hidden 0, got 8"),
+        (["train", "DATA", "--instant", "--from", "MODEL"], "the closed form starts from nothing"),
         (["evaluate", "DATA/classes.txt", "DATA"], "classes.txt"),
         (["evaluate", "MODEL", "DATA", "--split", "nosuch"], "nosuch"),
         (["predict", "MODEL", "nothing-here", "-o", "OUT"], "no image found at nothing-here"),
@@ -174,10 +183,86 @@ def test_a_failure_ends_with_1(data, tmp_path, monkeypatch, capsys):
     assert "the loss is" in capsys.readouterr().err
 
 
+def test_an_instant_run_makes_a_model(data, tmp_path, monkeypatch, capsys):
+    words = ["train", data, "-o", tmp_path / "run", "--instant", "--recipe", "fast", "--pixels", "64"]
+    assert run(monkeypatch, *words, "--threads", "1") == 0
+    assert "epoch 1/1" in capsys.readouterr().err
+    assert run(monkeypatch, "evaluate", tmp_path / "run" / "best.safetensors", data, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["mean_iou"] > 0.2
+
+
 def test_a_random_encoder_is_announced_loudly(data, tmp_path, monkeypatch, capsys):
     words = ["train", data, "-o", tmp_path / "run", *QUICK, "--encoder-weights", "none", "--stride", "32"]
     assert run(monkeypatch, *words) == 0
     assert "RANDOM" in capsys.readouterr().err
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A server with the weights of a VGG16 of two channels, as long as the test runs the only VGG16."""
+    monkeypatch.setattr(vgg, "CONVOLUTIONS", ((2,),) * 5)
+    torch.save(build_network("vgg16", "none").state_dict(), tmp_path / "vgg16.pth")
+    with serving((tmp_path / "vgg16.pth").read_bytes()) as server:
+        monkeypatch.setattr(vgg.VGG16, "downloadable", DownloadableWeights(server.name))
+        monkeypatch.setenv("FULLYCONV_WEIGHTS_URL", server.url)
+        monkeypatch.setenv("FULLYCONV_OFFLINE", "0")
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        yield server
+
+
+def test_training_downloads_weights_once_and_using_the_model_never(published, data, tmp_path, monkeypatch, capsys):
+    words = ["train", data, "-o", tmp_path / "run", *QUICK, "--encoder", "vgg16"]
+    assert run(monkeypatch, *words) == 0
+    assert f"downloading {published.url}/{published.name}" in (tmp_path / "run" / "log.txt").read_text()
+    shutil.rmtree(tmp_path / "torch")
+    model = tmp_path / "run" / "best.safetensors"
+    assert run(monkeypatch, "info", model) == 0
+    assert f"file {published.name} sha256:" in capsys.readouterr().out
+    assert run(monkeypatch, "evaluate", model, data) == 0
+    assert run(monkeypatch, "predict", model, data / "images" / "test", "-o", tmp_path / "masks") == 0
+    assert len(published.requests) == 1
+    assert not (tmp_path / "torch").exists()
+
+
+def test_offline_is_no_setting_of_the_run(published, data, tmp_path, monkeypatch, capsys):
+    words = ["train", data, *QUICK, "--encoder", "vgg16", "-o"]
+    assert run(monkeypatch, *words, tmp_path / "offline", "--offline") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: there is no {tmp_path / 'torch'}")
+    assert published.requests == []
+    assert run(monkeypatch, *words, tmp_path / "first") == 0
+    # The folder of the refused run is free, and the file is there now.
+    assert run(monkeypatch, *words, tmp_path / "offline", "--offline") == 0
+    first, offline = ((tmp_path / name / "config.toml").read_text() for name in ("first", "offline"))
+    assert first == offline
+    assert len(published.requests) == 1
+
+
+def test_a_failed_download_ends_with_1_and_leaves_no_run_behind(published, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(vgg.VGG16, "downloadable", DownloadableWeights("vgg16-397923af.pth"))
+    assert run(monkeypatch, "train", data, "-o", tmp_path / "run", *QUICK, "--encoder", "vgg16") == 1
+    assert "the SHA-256 has to start with 397923af" in capsys.readouterr().err.splitlines()[-1]
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_after_ctrl_c_in_a_download_the_same_command_works(published, data, tmp_path, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    words = ["train", data, "-o", tmp_path / "run", *QUICK, "--encoder", "vgg16"]
+    with monkeypatch.context() as patch:
+        patch.setattr("fullyconv.weights.download", interrupt)
+        assert run(patch, *words) == 130
+    assert run(monkeypatch, *words) == 0
+
+
+@pytest.mark.parametrize("weights", ["none", "FILE"])
+def test_other_weights_than_pretrained_ones_need_no_network(weights, published, data, tmp_path, monkeypatch):
+    words = ["train", data, "-o", tmp_path / "run", *QUICK, "--encoder", "vgg16", "--offline"]
+    file = tmp_path / "vgg16.pth" if weights == "FILE" else weights
+    assert run(monkeypatch, *words, "--encoder-weights", file) == 0
+    assert published.requests == []
 
 
 def test_every_setting_is_an_option_and_shows_its_default(monkeypatch, capsys):

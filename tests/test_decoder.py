@@ -2,16 +2,19 @@ from itertools import product
 
 import pytest
 import torch
-from tiny_decoders import features_of
+from tiny_decoders import features_of, randomised, specs_of
 
 from fullyconv.decoder import (
+    BatchNorm,
     Decoder,
     bilinear_read,
     output_cells,
     positions_of_strides,
     read_points,
     resample,
+    take_over,
 )
+from fullyconv.decoders import build_decoder
 from fullyconv.encoder import FeatureSpec, Tap
 from fullyconv.errors import UsageError
 from fullyconv.upsample import upsample_logits
@@ -117,6 +120,10 @@ def test_features_are_found_by_their_stride():
     assert positions_of_strides("fcn", [spec(4), spec(8), spec(32)], (32, 8)) == [2, 1]
 
 
+def test_of_several_features_at_a_stride_the_deepest_is_found():
+    assert positions_of_strides("d2l", [spec(4), spec(8), spec(8)], (8, 4)) == [2, 0]
+
+
 def test_a_missing_stride_is_refused_naming_what_is_there():
     with pytest.raises(UsageError, match="decoder fcn needs features at strides 32, 16, the encoder gives 8, 32"):
         positions_of_strides("fcn", [spec(8), spec(32)], (32, 16))
@@ -127,6 +134,23 @@ def test_another_scale_is_refused_where_the_decoder_knows_only_one():
         positions_of_strides("lecture", [spec(8, scale=1.5), spec(8), spec(8, scale=0.5)], (8,))
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 3, 1, 2), (7, 3, 1, 1)])
+def test_the_batch_norm_is_torchs(shape):
+    ours, theirs, values = BatchNorm(3), torch.nn.BatchNorm2d(3), torch.randn(shape)
+    assert torch.equal(ours(values), theirs(values))
+    assert torch.equal(ours.running_var, theirs.running_var)
+    assert torch.equal(ours.eval()(values), theirs.eval()(values))
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 1, 1), (1, 3)])
+def test_a_single_value_is_normalised_by_the_running_statistics(shape):
+    norm, values = BatchNorm(3), torch.randn(shape)
+    norm.running_mean.fill_(2)
+    torch.testing.assert_close(norm(values), values - 2, atol=1e-4, rtol=1e-4)
+    assert (norm.running_mean == 2).all()
+
+
 def test_an_abstract_decoder_says_so():
     with pytest.raises(NotImplementedError, match="Decoder is abstract"):
         Decoder()([], (1, 1))
@@ -134,3 +158,16 @@ def test_an_abstract_decoder_says_so():
         Decoder().point_logits([])
     with pytest.raises(NotImplementedError, match="Decoder is abstract"):
         Decoder().config()
+
+
+def test_weights_of_another_decoder_are_taken_over_where_they_fit():
+    coarse, fine = (build_decoder("fcn", specs_of(*strides), 3) for strides in ((32,), (16, 32)))
+    randomised(coarse), randomised(fine)
+    before = {name: value.clone() for name, value in fine.state_dict().items()}
+    taken, total = take_over(fine, coarse)
+    shared = coarse.state_dict().keys() & before.keys()
+    assert (taken, total) == (len(shared), len(before))
+    for name, value in fine.state_dict().items():
+        assert torch.equal(value, coarse.state_dict()[name] if name in shared else before[name])
+    with pytest.raises(UsageError, match="shares no decoder weights"):
+        take_over(fine, build_decoder("practical", specs_of(4, 8), 5))

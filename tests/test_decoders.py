@@ -8,9 +8,8 @@ from tiny_decoders import FORMS, SIZES, TinyNetwork, built, features_of, randomi
 from torch.nn import functional
 
 from fullyconv.decoders import DECODER_NAMES, build_decoder, decoder_options, needed_strides
-from fullyconv.encoder import Encoder, padded_size
-from fullyconv.encoders.efficientnet_lite import EfficientNetLite0
-from fullyconv.encoders.vgg import VGG16
+from fullyconv.encoder import Encoder, Tap, padded_size
+from fullyconv.encoders import ENCODER_NAMES, NETWORKS
 from fullyconv.errors import UsageError
 from fullyconv.upsample import upsample_logits
 
@@ -26,8 +25,8 @@ def form(request):
 
 
 def test_full_logits_have_the_size_of_the_image_whatever_it_is(form):
-    encoder = Encoder(TinyNetwork(), needed_strides(form[0], form[1]))
     decoder = built(form)
+    encoder = Encoder(TinyNetwork(), [spec.tap.stride for spec in decoder.specs])
     for size in SIZES:
         images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
         logits = decoder(encoder(images), size)
@@ -37,21 +36,31 @@ def test_full_logits_have_the_size_of_the_image_whatever_it_is(form):
 
 
 @functools.cache
-def features_on_meta(network, padded):
+def encoder_on_meta(name):
     with torch.device("meta"):
-        encoder = Encoder(network())
-        return encoder.specs, encoder.network(torch.zeros(2, 3, *padded), encoder.strides)
+        return Encoder(NETWORKS[name]())
+
+
+@functools.cache
+def features_on_meta(name, size):
+    encoder = encoder_on_meta(name)
+    with torch.device("meta"):
+        return encoder.network(torch.zeros(2, 3, *padded_size(size, encoder.stride_grid)), encoder.strides)
 
 
 @pytest.mark.parametrize("decoder_name", DECODER_NAMES)
-@pytest.mark.parametrize("network", [EfficientNetLite0, VGG16])
-def test_every_decoder_runs_on_every_encoder(network, decoder_name):
-    first = len((4, 8, 16, 32)) - len(needed_strides(decoder_name))
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_every_decoder_runs_on_every_encoder_that_has_its_strides(name, decoder_name):
+    encoder = encoder_on_meta(name)
+    strides = needed_strides(decoder_name, encoder.network.taps)
+    if not set(strides) <= set(encoder.strides):
+        assert name.endswith("_d8")
+        return
+    places = [encoder.taps.index(tap) for tap in encoder.network.taps_at(strides)]
     with torch.device("meta"):
-        decoder = build_decoder(decoder_name, features_on_meta(network, (32, 32))[0][first:], 21)
+        decoder = build_decoder(decoder_name, [encoder.specs[place] for place in places], 21)
         for size in SIZES:
-            _, features = features_on_meta(network, padded_size(size, 32))
-            logits = decoder(features[first:], size)
+            logits = decoder([features_on_meta(name, size)[place] for place in places], size)
             assert upsample_logits(logits, decoder.output_stride, size).shape == (2, 21, *size)
 
 
@@ -66,7 +75,7 @@ def test_a_decoder_is_rebuilt_from_its_name_and_configuration(form):
     assert form[2].items() <= config.items()
 
 
-@pytest.mark.parametrize("name", [name for name in FORMS if name != "lecture"])
+@pytest.mark.parametrize("name", [name for name in FORMS if name.startswith(("practical", "FCN"))])
 def test_zero_initialised_scores_predict_all_classes_equally(name):
     decoder = built(FORMS[name], num_classes=21)
     size = (31, 33)
@@ -90,7 +99,9 @@ def test_a_pixel_depends_on_no_cell_beyond_the_halo(name, scales):
     decoder = randomised(built(FORMS[name], scales=scales))
     features = [maps.requires_grad_() for maps in features_of(decoder.specs, (384, 64))]
     coarsest = max(spec.stride for spec in decoder.specs)
-    full = upsample_logits(decoder(features, (384, 64)), decoder.output_stride, (384, 64))
+    logits, auxiliary = decoder(features, (384, 64)), decoder.auxiliary_logits(features, (384, 64))
+    logits = logits if auxiliary is None else logits + auxiliary
+    full = upsample_logits(logits, decoder.output_stride, (384, 64))
     for row in range(160, 224, 3):
         first = (math.floor((row + 0.5) / coarsest) - decoder.halo_cells) * coarsest
         last = first + (2 * decoder.halo_cells + 1) * coarsest
@@ -101,10 +112,48 @@ def test_a_pixel_depends_on_no_cell_beyond_the_halo(name, scales):
             assert (touched.max() + 1) * spec.stride <= last + coarsest * 1e-6
 
 
-def test_each_decoder_says_which_strides_it_reads():
-    assert [needed_strides(name) for name in DECODER_NAMES] == [(4, 8, 16, 32)] + 3 * [(8, 16, 32)]
-    assert needed_strides("fcn", 32) == (32,)
-    assert needed_strides("practical", 16) == (16, 32)
+def taps_at(*strides):
+    return tuple(Tap(f"tap{place}", stride, 3, stride) for place, stride in enumerate(strides))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "needed"),
+    [
+        ("practical", {}, (4, 8, 16, 32)),
+        ("practical", {"stride": 16}, (16, 32)),
+        ("fcn", {}, (8, 16, 32)),
+        ("fcn", {"stride": 32}, (32,)),
+        ("fcn_at_once", {}, (8, 16, 32)),
+        ("lecture", {}, (8, 16, 32)),
+        ("cae", {}, (4, 8, 16, 32)),
+        ("cae", {"stride": 16}, (16, 32)),
+        ("d2l", {}, (32,)),
+        ("d2l", {"stride": 8}, (8,)),
+        ("torchvision", {}, (32,)),
+        ("torchvision", {"auxiliary": True}, (16, 32)),
+        ("torchvision", {"stride": 8, "auxiliary": True}, (4, 8)),
+        ("torchvision", {"stride": 4, "auxiliary": True}, (4,)),
+    ],
+)
+def test_each_decoder_says_which_strides_it_reads(name, options, needed):
+    assert needed_strides(name, taps_at(4, 8, 16, 32), **options) == needed
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "needed"),
+    [
+        ("practical", {}, (4, 8)),
+        ("practical", {"stride": 8}, (8,)),
+        ("practical", {"stride": 16}, (16,)),  # which the encoder then refuses by its own name
+        ("fcn", {}, (8, 16, 32)),
+        ("d2l", {}, (8,)),
+        ("torchvision", {}, (8,)),
+        ("torchvision", {"auxiliary": True}, (8, 8)),
+        ("torchvision", {"stride": 16, "auxiliary": True}, (16,)),
+    ],
+)
+def test_on_a_dilated_encoder_a_decoder_reads_the_strides_that_there_are(name, options, needed):
+    assert needed_strides(name, taps_at(4, 8, 8, 8), **options) == needed
 
 
 @pytest.mark.parametrize(
@@ -113,12 +162,14 @@ def test_each_decoder_says_which_strides_it_reads():
         ("fcn", 2, "decoder fcn has stride 4 or 8 or 16 or 32, not 2"),
         ("fcn_at_once", 4, "decoder fcn_at_once has stride 8 or 16 or 32, not 4"),
         ("lecture", 16, "decoder lecture has stride 8, not 16"),
-        ("unet", None, "there is no decoder 'unet'.*practical, fcn, fcn_at_once, lecture"),
+        ("cae", 64, "decoder cae has stride 2 or 4 or 8 or 16 or 32, not 64"),
+        ("cae", 3, r"decoder cae has stride 2 or 4 or 8 or 16 or 32, not 3 \(leave it out for 4\)"),
+        ("unet", None, "there is no decoder 'unet'.*practical, fcn, fcn_at_once, lecture, d2l, torchvision, cae"),
     ],
 )
 def test_a_stride_that_a_decoder_does_not_have_is_refused(name, stride, message):
     with pytest.raises(UsageError, match=message):
-        needed_strides(name, stride)
+        needed_strides(name, taps_at(4, 8, 16, 32), stride)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +198,24 @@ def test_a_stride_that_a_decoder_does_not_have_is_refused(name, stride, message)
         ("lecture", (16, 32), (1,), {}, "lecture needs features at strides 8, 16, 32, the encoder gives 16, 32"),
         ("lecture", (8, 16, 32), (1, 2), {}, "lecture reads features at scale 1 only, got scale 2"),
         ("lecture", (8, 16, 32), (1,), {"width": 0}, "width of conv6 and fcn4 has to be 1 or more, got 0"),
+        ("cae", (4, 16, 32), (1,), {}, "cae needs features at strides 4, 8, 16, 32, the encoder gives 4, 16, 32"),
+        ("cae", (4, 8), (2,), {}, "cae reads features at scale 1 only, got scale 2"),
+        ("cae", (4, 8), (1,), {"kernel": 6}, "kernel of decoder cae has to lie in 2..5, got 6"),
+        ("cae", (4, 8), (1,), {"widths": [1, 2]}, r"cae needs 1 widths from 1 up below stride 4, got \[1, 2\]"),
+        ("cae", (4, 8), (1,), {"widths": [0]}, r"cae needs 1 widths from 1 up below stride 4, got \[0\]"),
+        ("cae", (), (1,), {}, "cae needs strides that are powers of 2, got"),
         ("practical", (), (1,), {}, "practical needs features, got none"),
+        ("d2l", (), (1,), {}, "d2l needs features at strides 32, the encoder gives none"),
+        ("d2l", (32,), (1, 2), {}, "d2l reads features at scale 1 only, got scale 2"),
+        ("d2l", (32,), (1,), {"width": 3}, r"d2l has no option width \(its options are none\)"),
+        ("torchvision", (), (1,), {}, "torchvision needs features at strides 32, the encoder gives none"),
+        (
+            "torchvision",
+            (32,),
+            (1,),
+            {"auxiliary": True},
+            "auxiliary head of decoder torchvision needs features before those at stride 32, .* none",
+        ),
         ("practical", (8,), (1,), {"hidden": -1}, "hidden channels have to be 0 .* or more, got -1"),
         ("practical", (8,), (1,), {"dropout": 1.0}, r"dropout has to lie in 0..1 \(1 excluded\), got 1"),
         ("practical", (8,), (1,), {"output_stride": 0}, "output stride has to be 1 or more, got 0"),
@@ -164,4 +232,7 @@ def test_the_options_of_the_decoders_are_these():
         "fcn": ("stride", "upsampling", "fc", "width"),
         "fcn_at_once": ("stride", "upsampling", "fc", "width"),
         "lecture": ("width",),
+        "d2l": (),
+        "torchvision": ("auxiliary",),
+        "cae": ("kernel", "widths"),
     }

@@ -1,13 +1,12 @@
 import pytest
 import torch
-from tiny_decoders import FORMS, built, count, features_of, randomised, specs_of
+from tiny_decoders import FORMS, TinyNetwork, built, count, encoder_for, features_of, randomised, specs_of
 from torch import nn
 from torch.nn import functional
 
 from fullyconv.decoders import build_decoder, needed_strides
 from fullyconv.decoders.fcn import berkeley_sizes
-from fullyconv.encoder import Encoder
-from fullyconv.encoders.efficientnet_lite import EfficientNetLite0
+from fullyconv.encoders.efficientnet_lite import EfficientNetLite
 from fullyconv.encoders.vgg import VGG16
 from fullyconv.errors import UsageError, WeightsError
 from fullyconv.upsample import upsample_logits
@@ -21,7 +20,7 @@ def seeded():
 @pytest.mark.parametrize(("stride", "parameters"), [(32, 136_152_917), (16, 134_815_994), (8, 134_489_759)])
 def test_fcns_on_vgg16_have_the_papers_parameters(stride, parameters):
     with torch.device("meta"):
-        encoder = Encoder(VGG16(), needed_strides("fcn", stride))
+        encoder = encoder_for("fcn", VGG16(), stride)
         decoder = build_decoder("fcn", encoder.specs, 21, upsampling="learned")
     assert count(encoder) == 14_714_688
     assert (count(decoder.fc6), count(decoder.fc7)) == (102_764_544, 16_781_312)
@@ -52,7 +51,7 @@ def test_fcns_on_vgg16_have_the_papers_parameters(stride, parameters):
     ],
 )
 def test_the_modules_carry_the_papers_names(stride, names):
-    specs = specs_of(*needed_strides("fcn", stride))
+    specs = specs_of(*needed_strides("fcn", TinyNetwork.taps, stride))
     decoder = build_decoder("fcn", specs, 3, upsampling="learned", fc=True, width=4)
     assert [name for name, _ in decoder.named_children()] == names
 
@@ -70,7 +69,7 @@ def test_half_of_fc7_is_dropped_in_training():
 
 def test_fc6_and_fc7_are_there_on_vgg16_only():
     with torch.device("meta"):
-        encoders = [Encoder(network(), needed_strides("fcn")) for network in (EfficientNetLite0, VGG16)]
+        encoders = [encoder_for("fcn", network()) for network in (EfficientNetLite, VGG16)]
         by_name = {encoder.network.name: build_decoder("fcn", encoder.specs, 2).fc for encoder in encoders}
         assert by_name == {"efficientnet_lite0": False, "vgg16": True}
         assert build_decoder("fcn", encoders[0].specs, 2, fc=True).fc6.weight.shape == (4096, 320, 7, 7)

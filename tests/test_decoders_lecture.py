@@ -2,11 +2,10 @@ import math
 
 import pytest
 import torch
-from tiny_decoders import FORMS, TinyNetwork, built, count, features_of, randomised, specs_of
+from tiny_decoders import FORMS, TinyNetwork, built, count, encoder_for, features_of, randomised, specs_of
 from torch.nn import functional
 
-from fullyconv.decoders import build_decoder, needed_strides
-from fullyconv.encoder import Encoder
+from fullyconv.decoders import build_decoder
 from fullyconv.encoders.vgg import VGG16
 
 
@@ -16,7 +15,7 @@ def seeded():
 
 
 def on_vgg16(num_classes=2):
-    encoder = Encoder(VGG16(), needed_strides("lecture"))
+    encoder = encoder_for("lecture", VGG16())
     return encoder, build_decoder("lecture", encoder.specs, num_classes)
 
 
@@ -75,7 +74,7 @@ def test_the_lecture_network_starts_from_glorot_uniform_weights_and_zero_biases(
 
 
 def test_the_lecture_network_learns_in_its_decoder_only():
-    encoder = Encoder(TinyNetwork(), needed_strides("lecture"))
+    encoder = encoder_for("lecture", TinyNetwork())
     decoder = build_decoder("lecture", encoder.specs, 2, width=9).train()
     logits = decoder(encoder(torch.rand(1, 3, 33, 32) * 255), (33, 32))
     functional.cross_entropy(logits, torch.zeros(1, 33, 32, dtype=torch.long)).backward()

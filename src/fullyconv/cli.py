@@ -1,26 +1,30 @@
 """fullyconv <verb>: the command line.
 
-The package is imported inside the commands, so that `--help` answers without importing torch. Options of `train`
-are made from `TrainConfig`. Everything for people goes to standard error; standard output holds results only.
+The package is imported inside the commands, so that `--help` answers without importing torch. Options that are
+settings are made from their dataclass (`fullyconv.options`). Everything for people goes to standard error, and
+standard output holds results only.
 """
 
-import inspect
 import json
 import os
 import signal
 import sys
 import typing
-from collections.abc import Callable, Collection
-from dataclasses import MISSING, fields
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
 from fullyconv import __version__
-from fullyconv.config import RECIPES, TrainConfig, config_from_mapping, read_config
+from fullyconv.config import (
+    RECIPES,
+    PretrainConfig,
+    TrainConfig,
+    config_from_mapping,
+    pretrain_config,
+)
 from fullyconv.errors import FullyConvError, UsageError
+from fullyconv.options import parsed, parsed_size, run_settings, with_options
 
 if typing.TYPE_CHECKING:
     from fullyconv.ablation import Ablation
@@ -43,7 +47,10 @@ app.add_typer(cache_app, name="cache")
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file, such as RUN/best.safetensors.")]
 Data = Annotated[
-    Path, typer.Argument(metavar="DATA", help="A folder with images/ and masks/, or a list of pairs.")
+    Path,
+    typer.Argument(
+        metavar="DATA", help="A folder with images/ and masks/, CamVid, PASCAL VOC, arrays, or a list of pairs."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
@@ -102,73 +109,8 @@ def _root(
     """Semantic segmentation with fully convolutional networks."""
 
 
-def _with_train_options(command: Callable[..., None], names: Collection[str] = ()) -> Callable[..., None]:
-    """Give a command that takes `**options` one option for each field of `TrainConfig`, or for those named."""
-    signature = inspect.signature(command)
-    hints = typing.get_type_hints(TrainConfig, include_extras=True)
-    options = []
-    for field in fields(TrainConfig):
-        if names and field.name not in names:
-            continue
-        kind, info = typing.get_args(hints[field.name])[:2]
-        flag = "--" + field.name.replace("_", "-")
-        default = None if field.default is MISSING else field.default
-        if kind is bool:
-            annotation: Any = bool | None
-            option = typer.Option(f"{flag}/--no-{flag[2:]}", help=info.description, show_default=_shown(default))
-        else:
-            annotation = str | None
-            option = typer.Option(
-                flag, help=info.description, metavar=_metavar(kind), show_default=_shown(default)
-            )
-        options.append(
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[annotation, option],
-            )
-        )
-    plain = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    command.__signature__ = signature.replace(parameters=[*plain, *options])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in (*plain, *options)}
-    return command
-
-
-def _shown(default: object) -> str | bool:
-    if isinstance(default, tuple):
-        return ",".join(f"{value:g}" for value in default) or False
-    if isinstance(default, bool):
-        return "on" if default else "off"
-    return False if default is None else str(default)
-
-
-def _metavar(kind: Any) -> str:
-    choices = [choice for choice in typing.get_args(kind) if isinstance(choice, str | int)]
-    if choices:
-        return "|".join(map(str, choices))
-    if typing.get_origin(kind) is tuple:
-        return "N,N,..."
-    names = {int: "N", float: "X"}
-    members = [member for member in (typing.get_args(kind) or (kind,)) if member in names]
-    return names[members[0]] if members else "TEXT"
-
-
-def _parse(name: str, value: str | bool) -> Any:
-    """Turn an option's text into what `TrainConfig` takes; pydantic checks the range."""
-    kind = typing.get_args(typing.get_type_hints(TrainConfig, include_extras=True)[name])[0]
-    if isinstance(value, bool):
-        return value
-    if typing.get_origin(kind) is tuple:
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    choices = typing.get_args(kind)
-    return (
-        int(value) if choices and all(isinstance(choice, int) for choice in choices) and value.isdigit() else value
-    )
-
-
 @app.command()
-@_with_train_options
+@with_options(TrainConfig)
 def train(
     data: Data,
     out: Annotated[
@@ -185,6 +127,9 @@ def train(
         Path | None, typer.Option("--from", metavar="MODEL", help="Start from the decoder of a model file.")
     ] = None,
     cache: Annotated[bool, typer.Option(help="Keep features on disk.")] = True,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Download nothing: pretrained weights have to be on this machine.")
+    ] = False,
     **options: Any,
 ) -> None:
     """Train a model on a folder of images and masks."""
@@ -193,27 +138,62 @@ def train(
     from fullyconv.run_folder import next_run_folder
     from fullyconv.train import train as run_training
 
-    given = {name: _parse(name, value) for name, value in options.items() if value is not None}
     if resume and out is None:
         raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
     folder = out or next_run_folder(data)
-    file = folder / "config.toml" if resume and (folder / "config.toml").exists() else config
-    elsewhere = {"recipe": recipe != "default", "config": config is not None, "from": start_from is not None}
-    refused = [*given, *(name for name, is_given in elsewhere.items() if is_given)]
-    if resume and refused:
-        option = refused[0].replace("_", "-")
-        raise UsageError(f"--resume goes on with the settings of {folder}, got --{option}", hint="leave it out")
-    values = {**(read_config(file) if file else {}), **given}
-    settings = config_from_mapping(values, base=recipe, source=str(file) if file else "")
+    elsewhere = {"recipe": recipe != "default", "from": start_from is not None}
+    values, source = run_settings(TrainConfig, options, config, folder, resume, **elsewhere)
+    settings = config_from_mapping(values, base=recipe, source=source)
     console = Console()
     if settings.encoder_weights == "none":
         console.say(f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks")
     dataset = Dataset.open(data, classes=settings.classes, ignore=settings.ignore)
     result = run_training(
-        dataset, folder, settings, resume=resume, start_from=start_from, use_cache=cache, progress=console
+        dataset,
+        folder,
+        settings,
+        resume=resume,
+        start_from=start_from,
+        use_cache=cache,
+        offline=offline,
+        progress=console,
     )
     console.say(f"best val mean IoU {result.report.mean_iou:.4f}; the model is {result.model}")
     console.say(f"next: fullyconv predict {result.model} IMAGES -o masks")
+
+
+@app.command()
+@with_options(PretrainConfig)
+def pretrain(
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGES...", help="Images, folders or globs; no masks are needed.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="RUN", help="The run folder.", show_default="runs/cae-<n>"),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings from a TOML file, such as a run's config.toml."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
+    **options: Any,
+) -> None:
+    """Train a convolutional autoencoder on images alone; its encoder serves `train --encoder cae:FILE`."""
+    from fullyconv.pretrain import pretrain as run_pretraining
+    from fullyconv.progress import Console
+    from fullyconv.run_folder import next_run_folder
+
+    if resume and out is None:
+        raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
+    folder = out or next_run_folder(Path("cae"))
+    values, source = run_settings(PretrainConfig, options, config, folder, resume)
+    console = Console()
+    result = run_pretraining(
+        images, folder, pretrain_config(values, source=source), resume=resume, progress=console
+    )
+    console.say(f"held-out MSE {result.val_mse:.5f}; the autoencoder is {result.cae}")
+    console.say(f"next: fullyconv train DATA --encoder cae:{result.cae}, or with --decoder cae, too")
 
 
 @app.command()
@@ -241,7 +221,7 @@ def evaluate(
     console = Console()
     predictor = Predictor(model, device=device, precision=precision)
     dataset = Dataset.open(data, class_table=predictor.class_table)
-    chosen, measured = _measured_split(dataset, split, console)
+    chosen, measured = _measured_split(dataset, split, predictor.model, console)
     report = run_evaluation(predictor, chosen, progress=console)
     if matrix is not None:
         save_picture(confusion_figure(report.counts, predictor.class_table.names), matrix)
@@ -252,19 +232,20 @@ def evaluate(
 
 
 def _measured_split(
-    dataset: "Dataset", split: str | None, console: "Console", most: int | None = None
+    dataset: "Dataset", split: str | None, model: "FCN", console: "Console", most: int | None = None
 ) -> tuple["Dataset", str]:
     """Choose what to measure on, and say what was assumed, which split it is, and whether it was learned from."""
     from fullyconv.evaluate import choose_split
 
-    chosen = dataset if split == "all" else choose_split(dataset, split)
+    chosen = choose_split(dataset, split, model.training_record)
     for note in dataset.notes:
         console.say(note)
     measured = next(iter(chosen.splits)) if len(chosen.splits) == 1 else "all"
     console.say(f"measuring {min(len(chosen), most or len(chosen))} images ({measured})")
     if split is None and measured not in ("test", "val"):
         console.say(
-            "WARNING: there is no test or val split: images that the model was trained on may be among them"
+            "WARNING: there is no test or val split: images that the model was trained on may be among them; "
+            "--split val measures those that its training held out"
         )
     return chosen, measured
 
@@ -272,12 +253,18 @@ def _measured_split(
 @app.command()
 def predict(
     model: Model,
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, folders or globs.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Images, folders, globs or .npy arrays.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where masks and overlays go.")],
     overlay: Annotated[bool, typer.Option(help="Write an overlay with a legend beside each mask.")] = True,
     probabilities: Annotated[
         bool,
         typer.Option("--probabilities", help="Write class probabilities as C x H x W float16 .npz, too."),
+    ] = False,
+    lecture: Annotated[
+        bool,
+        typer.Option("--lecture", help="Write the lecture's figures, too: class maps, mask alone, pasted mask."),
     ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -289,7 +276,15 @@ def predict(
     console = Console()
     predictor = Predictor(model, device=device, precision=precision)
     images = find_images(inputs)
-    written = predict_files(predictor, images, out, overlay=overlay, probabilities=probabilities, progress=console)
+    written = predict_files(
+        predictor,
+        images,
+        out,
+        overlay=overlay,
+        probabilities=probabilities,
+        lecture=lecture,
+        progress=console,
+    )
     console.say(f"{written} masks in {out}")
 
 
@@ -307,7 +302,7 @@ def info(model: Model, as_json: Json = False) -> None:
 
 
 @app.command()
-@partial(_with_train_options, names=("stride", "scales", "hidden", "upsampling", "fc", "width"))
+@with_options(TrainConfig, ("stride", "scales", "hidden", "upsampling", "fc", "width"))
 def explain(
     model: Annotated[
         str,
@@ -352,14 +347,17 @@ def explain(
     """Say what a network is made of, what becomes of an image's size in it, and draw it."""
     from fullyconv.diagrams import draw
     from fullyconv.explain import contribution_pictures, describe, figure_files, find_network, outline_of, sizes_of
+    from fullyconv.images import image_size
     from fullyconv.pictures import save_picture
 
     if steps and out is None:
         raise UsageError("--steps needs a figure to draw", hint="name it with -o FIGURE.png")
-    given = {name: _parse(name, value) for name, value in options.items() if value is not None}
+    if size is not None and image is not None:
+        raise UsageError("expected --size or --image, got both", hint="leave one out")
+    given = parsed(TrainConfig, options)
     network = find_network(model, classes, given)
     outline = outline_of(network)
-    pixels = _image_size(size, image)
+    pixels = image_size(image) if image else parsed_size(size) if size is not None else None
     sizes = sizes_of(outline, pixels) if pixels else None
     files = figure_files(out, outline, steps=steps, contributions=data is not None) if out else {}
     measured = _contributions(network, outline, data, split, images) if data else None
@@ -390,39 +388,28 @@ def _contributions(network: "FCN", outline: "Outline", data: Path, split: str | 
             "--data needs a trained model, got names", hint="give a model file in place of ENCODER+DECODER"
         )
     console = Console()
-    chosen, _ = _measured_split(Dataset.open(data, class_table=network.class_table), split, console, images)
+    dataset = Dataset.open(data, class_table=network.class_table)
+    chosen, _ = _measured_split(dataset, split, network, console, images)
     return measure_strides(
         Predictor(network), outline, chosen, images=images, cache=FeatureCache(), progress=console
     )
 
 
-def _image_size(size: str | None, image: Path | None) -> tuple[int, int] | None:
-    """The height and width that were asked for, as text or by an image."""
-    if size is None and image is None:
-        return None
-    if size is None:
-        from fullyconv.images import image_size
-
-        return image_size(typing.cast(Path, image))
-    if image is not None:
-        raise UsageError("expected --size or --image, got both", hint="leave one out")
-    sides = size.lower().split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and side.isascii() for side in sides):
-        raise UsageError(f"--size has to be HEIGHTxWIDTH in pixels, got {size!r}", hint="such as 160x576")
-    return int(sides[0]), int(sides[1])
-
-
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where data and run go.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="The run folder.", show_default="runs/demo, runs/demo-2, ..."
+        ),
+    ] = None,
 ) -> None:
     """Draw an inspection data set, train on it, measure, predict, and say what to type next."""
     from fullyconv.demo import demo as run_demo
+    from fullyconv.demo import next_demo_folder
     from fullyconv.progress import Console
 
-    run_demo(out, Console())
+    run_demo(out or next_demo_folder(), Console())
 
 
 @cache_app.command("info")

@@ -5,18 +5,54 @@ functions take them as they are: one place says what can be set and what it mean
 """
 
 import tomllib
+import typing
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fullyconv.errors import UsageError
 
-__all__ = ["RECIPES", "TrainConfig", "config_from_mapping", "read_config", "recipe", "write_config"]
+__all__ = [
+    "RECIPES",
+    "PretrainConfig",
+    "TrainConfig",
+    "config_from_mapping",
+    "pretrain_config",
+    "read_config",
+    "recipe",
+    "write_config",
+]
+
+Config = TypeVar("Config", "TrainConfig", "PretrainConfig")
+
+
+EncoderName = Literal[
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "vgg16",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet50_d8",
+    "resnet101_d8",
+    "cae:FILE",
+]
+
+
+def _check_encoder(value: str) -> str:
+    """Let the names pass, and "cae:" and a path."""
+    *names, cae = typing.get_args(EncoderName)
+    if value in names or (value.startswith("cae:") and value not in ("cae:", cae)):
+        return value
+    known = ", ".join(map(repr, names))
+    raise ValueError(f"input should be {known} or {cae!r}")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -24,28 +60,38 @@ class TrainConfig:
     """Settings of `fullyconv train`. The defaults are the default recipe."""
 
     encoder: Annotated[
-        Literal["efficientnet_lite0", "vgg16"],
-        Field(description="The fixed network whose features are read."),
+        EncoderName | str,
+        Field(description="The fixed network whose features are read; cae:FILE is one that `pretrain` made."),
+        AfterValidator(_check_encoder),
     ] = "efficientnet_lite0"
     encoder_weights: Annotated[
         str,
-        Field(description="pretrained, none (random), or a weights file in torchvision's key layout."),
+        Field(
+            description="pretrained (installed, else downloaded once), none (random), or a weights file in "
+            "torchvision's key layout."
+        ),
     ] = "pretrained"
     decoder: Annotated[
-        Literal["practical", "fcn", "fcn_at_once", "lecture"],
+        Literal["practical", "fcn", "fcn_at_once", "lecture", "d2l", "torchvision", "cae"],
         Field(
-            description="The trained part: the practical decoder, the paper's FCN, or the lecture's. The last two "
-            "learn on maps of scale 1: stride 8, 4096 pixels, batch 8, 10 epochs where nothing else is given."
+            description="The trained part: the practical decoder, the paper's FCN, the lecture's, d2l's, "
+            "torchvision's, or the upsampling path of an autoencoder. All but the first learn on maps of scale 1: "
+            "stride 8 (d2l, torchvision: the encoder's coarsest; cae: 4), 4096 pixels, batch 8, 10 epochs where "
+            "nothing else is given."
         ),
     ] = "practical"
     stride: Annotated[
-        Literal[4, 8, 16, 32],
-        Field(description="Finest stride that the decoder reads: 8 makes an FCN-8s."),
+        Literal[2, 4, 8, 16, 32, None],
+        Field(description="Finest stride that the decoder reads: 8 makes an FCN-8s; 2 is for the decoder cae."),
     ] = 4
     scales: Annotated[
         tuple[Annotated[float, Field(ge=0.25, le=4)], ...],
         Field(min_length=1, description="Scales of the image at which features are read."),
     ] = (1.0, 1.5)
+    rgb_0_to_1: Annotated[
+        bool,
+        Field(description="Feed the encoder RGB 0..1 and nothing else, whatever it was trained on (the lecture)."),
+    ] = False
     hidden: Annotated[int, Field(ge=0, description="Hidden channels of the practical decoder; 0 is linear.")] = 128
     dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout before the practical decoder's score.")] = 0.3
     upsampling: Annotated[
@@ -54,16 +100,32 @@ class TrainConfig:
     ] = "fixed"
     fc: Annotated[bool, Field(description="Trained fc6 and fc7 layers in the paper's FCN (for VGG16).")] = False
     width: Annotated[int, Field(ge=1, description="Channels of conv6 and fcn4 in the lecture's network.")] = 4096
+    auxiliary: Annotated[
+        bool, Field(description="Train torchvision's auxiliary head, too; it does not change the masks.")
+    ] = False
+    instant: Annotated[
+        bool,
+        Field(description="Solve the practical decoder without hidden layer in closed form: one step, no epochs."),
+    ] = False
     train_on: Annotated[
         Literal["points", "maps"],
         Field(description="Train on features read once at labelled pixels, or on whole feature maps."),
     ] = "points"
-    pixels: Annotated[int, Field(ge=1, description="Labelled pixels drawn from an image and view.")] = 512
+    pixels: Annotated[
+        int, Field(ge=0, description="Labelled pixels drawn from an image and view; 0: every pixel (maps only).")
+    ] = 512
     loss: Annotated[
-        Literal["sampled", "full"],
-        Field(description="Cross entropy at the drawn pixels, or at all (maps only)."),
-    ] = "sampled"
-    balance: Annotated[bool, Field(description="Weigh classes by the inverse root of their frequency.")] = False
+        Literal["cross_entropy", "focal", "dice", "dice+cross_entropy"],
+        Field(description="What is minimised; dice needs every pixel (pixels 0)."),
+    ] = "cross_entropy"
+    balance: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Weigh classes by their inverse frequency to this power; 0: all alike, 1: fully.",
+        ),
+    ] = 0.25
     mirror: Annotated[bool, Field(description="Learn from mirrored images, too.")] = True
     view_scales: Annotated[
         tuple[Annotated[float, Field(ge=0.25, le=4)], ...],
@@ -78,11 +140,21 @@ class TrainConfig:
     steps: Annotated[
         int, Field(ge=0, description="At least this many steps: small data sets get more epochs.")
     ] = 600
+    epoch_steps: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Steps of an epoch, their images drawn at random with replacement (maps only); "
+            "0: each image once.",
+        ),
+    ] = 0
     batch: Annotated[int, Field(ge=1, description="Images whose pixels make one step.")] = 4
-    lr: Annotated[float, Field(gt=0, description="Highest learning rate of the one-cycle schedule (AdamW).")] = (
-        5e-3
-    )
-    weight_decay: Annotated[float, Field(ge=0, description="Weight decay of AdamW.")] = 1e-2
+    lr: Annotated[float, Field(gt=0, description="Highest learning rate (AdamW).")] = 5e-3
+    schedule: Annotated[
+        Literal["one_cycle", "constant"],
+        Field(description="The learning rate rises and falls in one cycle, or stays."),
+    ] = "one_cycle"
+    weight_decay: Annotated[float, Field(ge=0, description="Weight decay of AdamW; with 0 it is Adam.")] = 1e-2
     patience: Annotated[
         int, Field(ge=0, description="Stop after so many epochs without a better val; 0: never.")
     ] = 20
@@ -113,22 +185,98 @@ class TrainConfig:
         Raises:
             UsageError: The first contradiction.
         """
-        if self.loss == "full" and self.train_on == "points":
-            raise UsageError("loss full needs whole feature maps", hint="add --train-on maps")
+        if self.instant:
+            self._refuse_others(_INSTANT_ONLY, "instant needs", "train without --instant")
+        if self.loss.startswith("dice") and self.pixels:
+            raise UsageError(
+                f"loss {self.loss} needs every pixel, got pixels {self.pixels}",
+                hint="add --train-on maps --pixels 0",
+            )
+        if self.pixels == 0 and self.train_on == "points":
+            raise UsageError("pixels 0 (every pixel) needs whole feature maps", hint="add --train-on maps")
+        if self.epoch_steps and self.train_on == "points":
+            raise UsageError(
+                f"epoch_steps {self.epoch_steps} needs whole feature maps", hint="add --train-on maps"
+            )
         if self.decoder == "practical":
             return
-        for name, needed in _MAPS_ONLY.items():
-            if getattr(self, name) != needed:
-                raise UsageError(
-                    f"decoder {self.decoder} needs {name} {_text(needed)}, got {_text(getattr(self, name))}",
-                    hint=f"leave --{name.replace('_', '-')} out, or choose the decoder practical",
-                )
+        self._refuse_others(_MAPS_ONLY, f"decoder {self.decoder} needs", "choose the decoder practical")
         if self.decoder == "lecture" and self.stride != 8:
             raise UsageError(f"decoder lecture needs stride 8, got {self.stride}", hint="leave --stride out")
+
+    def _refuse_others(self, needed: Mapping[str, Any], rule: str, way_out: str) -> None:
+        for name, value in needed.items():
+            if getattr(self, name) != value:
+                raise UsageError(
+                    f"{rule} {name} {_text(value)}, got {_text(getattr(self, name))}",
+                    hint=f"leave --{name.replace('_', '-')} out, or {way_out}",
+                )
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class PretrainConfig:
+    """Settings of `fullyconv pretrain`."""
+
+    preset: Annotated[
+        Literal["photo", "digits"],
+        Field(
+            description="The autoencoder: for photographs (strides 2 to 32), or the lecture's small one (2 and 4)."
+        ),
+    ] = "photo"
+    channels: Annotated[
+        int | None,
+        Field(ge=1, le=64, description="Channels of the images, 1 for grey; by default the preset's, 3 or 1."),
+    ] = None
+    down: Annotated[
+        Literal["stride", "pool"], Field(description="Halve by convolutions of stride 2, or by max pooling.")
+    ] = "stride"
+    start: Annotated[
+        Literal["components", "random"],
+        Field(
+            description="Start from principal components, stage by stage, or at random, as pooling always does."
+        ),
+    ] = "components"
+    noise: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Denoise: standard deviation of Gaussian noise on the input, of values in 0..1.",
+        ),
+    ] = 0.0
+    crop: Annotated[
+        int, Field(ge=1, description="Side of the random crops in pixels; at most the largest image's.")
+    ] = 128
+    epochs: Annotated[int, Field(ge=1, description="Passes over all images, a crop of each.")] = 20
+    steps: Annotated[int, Field(ge=0, description="At least this many steps: few images get more epochs.")] = 1000
+    batch: Annotated[int, Field(ge=1, description="Crops that make one step.")] = 16
+    lr: Annotated[float, Field(gt=0, description="Highest learning rate of the one-cycle schedule (AdamW).")] = (
+        5e-4
+    )
+    weight_decay: Annotated[float, Field(ge=0, description="Weight decay of AdamW.")] = 0.0
+    val_fraction: Annotated[
+        float, Field(gt=0, lt=1, description="Share of the images that are held out and measured.")
+    ] = 0.1
+    seed: Annotated[int, Field(ge=0, description="Seed of everything drawn at random.")] = 0
+    threads: Annotated[int | None, Field(ge=1, description="Threads; results are bit-equal at equal threads.")] = (
+        None
+    )
+    device: Annotated[str, Field(description="auto, cpu, cuda or mps.")] = "auto"
 
 
 _MAPS_ONLY: Mapping[str, Any] = {"train_on": "maps", "scales": (1.0,)}
 """What all decoders but the practical one need."""
+
+_INSTANT_ONLY: Mapping[str, Any] = {
+    "decoder": "practical",
+    "hidden": 0,
+    "train_on": "points",
+    "loss": "cross_entropy",
+}
+"""What the closed form needs."""
+
+_INSTANT_USUAL: Mapping[str, Any] = {**_INSTANT_ONLY, "dropout": 0.0, "pixels": 64, "balance": 0.0}
+"""What it has where nothing else is said. Pixels of an image are much alike: more of them cost time for little."""
 
 _MAPS_USUAL: Mapping[str, Any] = {
     **_MAPS_ONLY,
@@ -137,8 +285,13 @@ _MAPS_USUAL: Mapping[str, Any] = {
     "batch": 8,
     "epochs": 10,
     "steps": 300,
+    "balance": 0.0,
 }
 """What all decoders but the practical one have where nothing else is said: FCN-8s on whole maps."""
+
+
+_OTHER_STRIDES = {"d2l": None, "torchvision": None, "cae": 4}
+"""The decoders whose usual stride is not 8; None is the encoder's coarsest, whatever that is."""
 
 
 def _text(value: object) -> str:
@@ -148,8 +301,30 @@ def _text(value: object) -> str:
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "fast": {"scales": (1.0,), "hidden": 32, "dropout": 0.0, "batch": 8, "epochs": 6, "steps": 300},
+    "lecture-exact": {
+        **_MAPS_USUAL,
+        "encoder": "vgg16",
+        "decoder": "lecture",
+        "rgb_0_to_1": True,
+        "precision": "float32",
+        "pixels": 0,
+        "balance": 0.0,
+        "mirror": False,
+        "crop": 10**6,  # larger than any image: whole images
+        # 300 random batches of 20, a line for each 30.
+        "epochs": 10,
+        "epoch_steps": 30,
+        "steps": 0,
+        "batch": 20,
+        # Adam at 1e-3.
+        "lr": 1e-3,
+        "schedule": "constant",
+        "weight_decay": 0.0,
+        "patience": 0,
+    },
 }
-"""What a recipe changes of the defaults of `TrainConfig`."""
+"""What a recipe changes of the defaults of `TrainConfig`. "lecture-exact" is the training of "Fully Convolutional
+Network (FCN)", Prof. Seungchul Lee, Industrial AI Lab; `docs/lecture.md` has the rest of it."""
 
 
 def recipe(name: str = "default", **changes: Any) -> TrainConfig:
@@ -175,29 +350,53 @@ def config_from_mapping(values: Mapping[str, Any], *, base: str = "default", sou
     Raises:
         UsageError: The first setting that is unknown or wrong, with its value; or an unknown recipe.
     """
-    known = [field.name for field in fields(TrainConfig)]
-    where = f" in {source}" if source else ""
-    for name in values:
-        if name not in known:
-            raise UsageError(f"unknown setting {name!r}{where}", hint=f"known: {', '.join(known)}")
+    _refuse_unknown(TrainConfig, values, source)
     if base not in RECIPES:
         raise UsageError(f"recipe has to be one of {', '.join(RECIPES)}, got {base!r}")
-    if base != "default" and values.get("decoder", "practical") != "practical":
-        raise UsageError(
-            f"recipe {base} is for the decoder practical, got {values['decoder']}", hint="leave it out"
-        )
-    usual = RECIPES[base] if values.get("decoder", "practical") == "practical" else _MAPS_USUAL
+    its_decoder = RECIPES[base].get("decoder", "practical")
+    decoder = values.get("decoder", its_decoder)
+    if base != "default" and decoder != its_decoder:
+        raise UsageError(f"recipe {base} is for the decoder {its_decoder}, got {decoder}", hint="leave it out")
+    usual = RECIPES[base] if decoder == its_decoder else _MAPS_USUAL
+    if decoder in _OTHER_STRIDES:
+        usual = {**usual, "stride": _OTHER_STRIDES[decoder]}
+    if decoder == "practical" and str(values.get("instant", False)).lower() in ("true", "yes", "on", "1"):
+        usual = {**usual, **_INSTANT_USUAL}
+    return _validated(TrainConfig, {**usual, **values}, source)
+
+
+def pretrain_config(values: Mapping[str, Any], *, source: str = "") -> PretrainConfig:
+    """Validate settings of `pretrain`, as `config_from_mapping` does those of `train`.
+
+    Raises:
+        UsageError: The first setting that is unknown or wrong, with its value.
+    """
+    _refuse_unknown(PretrainConfig, values, source)
+    return _validated(PretrainConfig, values, source)
+
+
+def _refuse_unknown(kind: type[Any], values: Mapping[str, Any], source: str) -> None:
+    known = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in known:
+            where = f" in {source}" if source else ""
+            raise UsageError(f"unknown setting {name!r}{where}", hint=f"known: {', '.join(known)}")
+
+
+def _validated(kind: type[Config], values: Mapping[str, Any], source: str) -> Config:
     try:
-        config: TrainConfig = TypeAdapter(TrainConfig).validate_python({**usual, **values})
+        config: Config = TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        rule = first["msg"][0].lower() + first["msg"][1:]
+        message = first["msg"].removeprefix("Value error, ")
+        rule = message[0].lower() + message[1:]
+        where = f" in {source}" if source else ""
         raise UsageError(f"setting {name}{where}: {rule}, got {first['input']!r}") from None
     return config
 
 
-def write_config(config: TrainConfig, path: Path) -> None:
+def write_config(config: TrainConfig | PretrainConfig, path: Path) -> None:
     """Write settings as TOML; settings that are None are left out."""
     values = {name: value for name, value in asdict(config).items() if value is not None}
     path.write_text(tomli_w.dumps(values), encoding="utf-8")

@@ -18,6 +18,7 @@ from fullyconv.shapes import Features, Logits, Points, Size
 from fullyconv.stages import Kind, Stage
 
 __all__ = [
+    "BatchNorm",
     "Decoder",
     "bilinear_read",
     "layer_stage",
@@ -26,7 +27,12 @@ __all__ = [
     "read_points",
     "resample",
     "sum_stage",
+    "take_over",
 ]
+
+
+MOMENTUM = 0.1
+"""Weight of a batch in the running statistics of the batch norm: torch's own default."""
 
 
 class Decoder(nn.Module):
@@ -64,6 +70,10 @@ class Decoder(nn.Module):
     def point_logits(self, points: Points) -> Tensor:
         """Compute P x num_classes logits from features read at P pixels (where `reads_points`)."""
         raise NotImplementedError(f"{type(self).__name__} has no point logits")
+
+    def auxiliary_logits(self, features: Features, size: Size) -> Tensor | None:
+        """Compute the logits of a second head, for the loss alone: shaped as those of `forward`; None without."""
+        return None
 
     def config(self) -> dict[str, Any]:
         """The keyword arguments, beside the specs and num_classes, that rebuild it, as JSON values."""
@@ -130,6 +140,45 @@ def sum_stage(name: str, way_up: Stage, *skips: str) -> Stage:
     return Stage(name, "sum", (way_up.name, *skips), way_up.channels, way_up.stride)
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm of N x K x h x w maps or of P x K points, which takes a single value for each channel, too."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, momentum=MOMENTUM)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Normalise by the batch in training and by the running statistics otherwise."""
+        # A single value has no variance (torch raises): it is normalised with the running statistics instead.
+        learns = self.training and values.numel() > values.shape[1]
+        return functional.batch_norm(
+            values,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=learns,
+            momentum=MOMENTUM,
+            eps=self.eps,
+        )
+
+
+def take_over(decoder: Decoder, other: Decoder) -> tuple[int, int]:
+    """Copy another decoder's weights where name and shape agree (the paper's staged training).
+
+    Returns:
+        How many tensors were copied, and how many the decoder has.
+
+    Raises:
+        UsageError: None agrees.
+    """
+    mine, theirs = decoder.state_dict(), other.state_dict()
+    shared = {name: value for name, value in theirs.items() if name in mine and mine[name].shape == value.shape}
+    if not shared:
+        raise UsageError("the model to start from shares no decoder weights with this one")
+    decoder.load_state_dict({**mine, **shared})
+    return len(shared), len(mine)
+
+
 def positions_of_strides(name: str, specs: Sequence[FeatureSpec], strides: Sequence[int]) -> list[int]:
     """Find where a decoder's features stand among an encoder's.
 
@@ -139,7 +188,7 @@ def positions_of_strides(name: str, specs: Sequence[FeatureSpec], strides: Seque
         strides: The strides that the decoder reads.
 
     Returns:
-        For each of `strides` the position of its feature in `specs`.
+        For each of `strides` the position of its feature in `specs`; of several the deepest, which comes last.
 
     Raises:
         UsageError: Features at another scale than 1, or none at one of the strides.

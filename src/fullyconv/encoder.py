@@ -9,6 +9,7 @@ import copy
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -20,9 +21,11 @@ from torch.nn import functional
 
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Images, Size
-from fullyconv.weights import PackagedWeights
+from fullyconv.weights import DownloadableWeights, PackagedWeights
 
 __all__ = [
+    "IMAGENET_INPUT",
+    "RGB_0_TO_1",
     "Encoder",
     "EncoderNetwork",
     "FeatureSpec",
@@ -34,6 +37,7 @@ __all__ = [
     "resize_by",
     "scaled_size",
     "tensors_digest",
+    "to_grey",
 ]
 
 SMALLEST_SCALE, LARGEST_SCALE = 0.25, 4.0
@@ -47,12 +51,19 @@ class InputConvention:
     Attributes:
         mean: Per channel, in units of 0..255, in the network's channel order.
         std: Per channel, in units of 0..255.
-        channel_order: "RGB" or "BGR".
+        channel_order: "RGB", "BGR" or, for one channel, "grey" (`to_grey`).
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     channel_order: str = "RGB"
+
+
+IMAGENET_INPUT = InputConvention(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+"""torchvision's mean (.485, .456, .406) and deviation (.229, .224, .225), in units of 0..255."""
+
+RGB_0_TO_1 = InputConvention(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
+"""RGB divided by 255 and nothing else, whatever a network was trained on: what the lecture feeds VGG16."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +78,9 @@ class ReceptiveField:
     size: int = 1
     stride: int = 1
 
-    def through(self, kernel: int, stride: int = 1) -> "ReceptiveField":
+    def through(self, kernel: int, stride: int = 1, dilation: int = 1) -> "ReceptiveField":
         """The field after one more convolution or pooling."""
-        return ReceptiveField(self.size + (kernel - 1) * self.stride, self.stride * stride)
+        return ReceptiveField(self.size + (kernel - 1) * dilation * self.stride, self.stride * stride)
 
 
 @dataclass(frozen=True)
@@ -122,12 +133,15 @@ class EncoderNetwork(nn.Module):
 
     Attributes:
         name: The name under which `fullyconv.encoders.build_network` finds it.
-        taps: All taps, finest first. Their strides divide the last one.
+        taps: All taps by depth, so finest first; in a dilated network several have one stride. Their strides
+            divide the last one.
         input_convention: What `forward` expects.
         weights_licence: SPDX name of the licence of its usual pretrained weights.
         weights_source: Where these weights came from: "random", or a package or file (its name, no folder).
+        architecture: What it takes beside the name to build it, as JSON values, where one name has many forms.
         packaged: The package that brings its pretrained weights, if there is one.
-        usual_file: Where there is none, the file to ask for.
+        downloadable: Where there is none, the published file to download.
+        usual_file: Where there is neither, the file to ask for.
         ignored_weights: Prefixes of published weights that features do not need (the classifier).
         misfits: Published files with the right keys that give wrong features: the start of the SHA-256, why.
     """
@@ -137,7 +151,9 @@ class EncoderNetwork(nn.Module):
     input_convention: InputConvention
     weights_licence: str
     weights_source: str = "random"
+    architecture: Mapping[str, Any] | None = None
     packaged: PackagedWeights | None = None
+    downloadable: DownloadableWeights | None = None
     usual_file: str = "a weights file"
     ignored_weights: tuple[str, ...] = ()
     misfits: tuple[tuple[str, str], ...] = ()
@@ -146,14 +162,40 @@ class EncoderNetwork(nn.Module):
         """Compute features at `strides`, finest first, and nothing beyond the last.
 
         Args:
-            images: N x 3 x H x W float, normalised by `input_convention`; H and W multiples of the last of
-                `strides`.
-            strides: Ascending, each the stride of a tap.
+            images: N x 3 (grey: 1) x H x W float, normalised by `input_convention`; H and W multiples of the last
+                of `strides`.
+            strides: Ascending; which taps they stand for says `taps_at`.
 
         Returns:
             For each stride N x channels x H / stride x W / stride.
         """
         raise NotImplementedError(f"{type(self).__name__} is abstract")
+
+    def taps_at(self, strides: Sequence[int]) -> tuple[Tap, ...]:
+        """Find the taps that strides stand for, by depth.
+
+        Args:
+            strides: A stride that comes m times stands for the m deepest taps of that stride.
+
+        Raises:
+            UsageError: A stride without a tap, or that comes more often than it has taps.
+        """
+        found: list[Tap] = []
+        for stride, wanted in sorted(Counter(strides).items()):
+            taps = [tap for tap in self.taps if tap.stride == stride]
+            if not taps:
+                known = ", ".join(map(str, dict.fromkeys(tap.stride for tap in self.taps)))
+                raise UsageError(
+                    f"encoder {self.name} has features at strides {known}, not at {stride}",
+                    hint="choose a decoder stride among them, or an encoder that has it",
+                )
+            if wanted > len(taps):
+                raise UsageError(
+                    f"encoder {self.name} has {len(taps)} features at stride {stride}, not {wanted}",
+                    hint="name a stride once for each of its features",
+                )
+            found += taps[-wanted:]
+        return tuple(found)
 
     def published_keys(self) -> Mapping[str, str]:
         """For each key of `state_dict` the name that the publisher of the pretrained weights gave it."""
@@ -173,12 +215,13 @@ class Encoder(nn.Module):
 
     Args:
         network: The pretrained network.
-        strides: Which taps to read; all by default.
+        strides: Which taps to read, as in `EncoderNetwork.taps_at`; all by default.
         scales: Factors by which the image is enlarged before the network. Each gives its own features.
+        input_convention: What the network is fed, if not what it declares: such as `RGB_0_TO_1`.
 
     Raises:
-        UsageError: The network has no tap at one of the strides; a scale is not in [0.25, 4], comes twice, or
-            is no fraction with a denominator of at most 64.
+        UsageError: The network has no or too few taps at one of the strides; a scale is not in [0.25, 4], comes
+            twice, or is no fraction with a denominator of at most 64.
     """
 
     mean: Tensor
@@ -189,25 +232,18 @@ class Encoder(nn.Module):
         network: EncoderNetwork,
         strides: Sequence[int] | None = None,
         scales: Sequence[float] = (1.0,),
+        input_convention: InputConvention | None = None,
     ) -> None:
         super().__init__()
-        taps = {tap.stride: tap for tap in network.taps}
-        strides = tuple(sorted(set(strides or taps)))
-        for stride in strides:
-            if stride not in taps:
-                known = ", ".join(map(str, taps))
-                raise UsageError(
-                    f"encoder {network.name} has features at strides {known}, not at {stride}",
-                    hint="choose a decoder stride among them",
-                )
         _check_scales(scales)
         self.network = network
-        self.strides = strides
+        self.strides = tuple(sorted(strides or (tap.stride for tap in network.taps)))
+        self.taps = network.taps_at(self.strides)
         self.scales = tuple(float(scale) for scale in scales)
-        self.specs = tuple(FeatureSpec(taps[stride], scale) for scale in self.scales for stride in strides)
-        convention = network.input_convention
-        self.register_buffer("mean", torch.tensor(convention.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(convention.std).view(1, 3, 1, 1), persistent=False)
+        self.specs = tuple(FeatureSpec(tap, scale) for scale in self.scales for tap in self.taps)
+        self.input_convention = convention = input_convention or network.input_convention
+        self.register_buffer("mean", torch.tensor(convention.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(convention.std).view(1, -1, 1, 1), persistent=False)
         self.precision = torch.float32
         # In a tuple, so that it is no submodule: it is neither saved nor counted.
         self._working: tuple[EncoderNetwork, ...] = ()
@@ -267,8 +303,11 @@ class Encoder(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Apply the input convention to RGB values in 0..255."""
-        if self.network.input_convention.channel_order == "BGR":
+        order = self.input_convention.channel_order
+        if order == "BGR":
             images = images.flip(1)
+        elif order == "grey":
+            images = to_grey(images)
         return (images - self.mean) / self.std
 
     def set_precision(self, precision: torch.dtype) -> "Encoder":
@@ -286,12 +325,20 @@ class Encoder(nn.Module):
             "name": self.network.name,
             "strides": list(self.strides),
             "scales": list(self.scales),
-            "input_convention": asdict(self.network.input_convention),
+            "input_convention": asdict(self.input_convention),
+            **({"architecture": dict(self.network.architecture)} if self.network.architecture else {}),
         }
 
     def digest(self) -> str:
         """SHA-256 over the configuration and all weights of the network; the precision does not enter."""
         return tensors_digest(self.network.state_dict(), json.dumps(self.config(), sort_keys=True))
+
+
+def to_grey(images: Tensor) -> Tensor:
+    """Turn N x 3 x H x W RGB into N x 1 x H x W luma (ITU-R BT.601, as Pillow does); grey stays what it is."""
+    red, green, blue = images[:, :1], images[:, 1:2], images[:, 2:]
+    # Written so that equal channels give exactly their value.
+    return green + 0.299 * (red - green) + 0.114 * (blue - green)
 
 
 def _check_scales(scales: Sequence[float]) -> None:

@@ -4,20 +4,31 @@
     ├── UsageError          an option or argument that cannot work; exit code 2
     ├── DataError           an image, mask, data set or class table; exit code 2
     ├── WeightsError        pretrained encoder weights; exit code 2
+    │   └── DownloadError   they could not be downloaded; exit code 1
     ├── ModelFileError      a model file or checkpoint; exit code 2
     └── TrainingError       a run that cannot go on; exit code 1
 
 Each message is one line: what was expected, what came (name, value, file). The hint says how to fix it.
 """
 
+from pathlib import Path
+
 __all__ = [
     "DataError",
+    "DownloadError",
     "FullyConvError",
     "ModelFileError",
     "TrainingError",
     "UsageError",
     "WeightsError",
+    "show_path",
 ]
+
+
+def show_path(path: str | Path) -> str:
+    """A path for a message: one printable line, whatever bytes the name holds."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 class FullyConvError(Exception):
@@ -55,6 +66,12 @@ class WeightsError(FullyConvError):
     """Pretrained encoder weights that are missing, damaged or of another network."""
 
     exit_code = 2
+
+
+class DownloadError(WeightsError):
+    """A download that failed through no fault of the user: it may succeed another time."""
+
+    exit_code = 1
 
 
 class ModelFileError(FullyConvError):

@@ -1,19 +1,26 @@
 """The FCN: a fixed encoder and a trained decoder, for images of any size."""
 
-from collections.abc import Mapping, Sequence
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor, nn
 
 from fullyconv.class_table import ClassTable
+from fullyconv.config import TrainConfig
 from fullyconv.decoder import Decoder
-from fullyconv.decoders import build_decoder, needed_strides
-from fullyconv.encoder import Encoder
-from fullyconv.encoders import bare_network, build_network
+from fullyconv.decoders import DEFAULT_STRIDES, build_decoder, needed_strides
+from fullyconv.decoders.cae import CAEDecoder
+from fullyconv.encoder import RGB_0_TO_1, Encoder
+from fullyconv.encoders import bare_network, build_network, is_cae, open_cae
+from fullyconv.encoders.cae import CAE
+from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Images, Logits, Size
 from fullyconv.upsample import upsample_logits
 
-__all__ = ["FCN", "describe"]
+__all__ = ["FCN", "build_model", "describe"]
 
 
 class FCN(nn.Module):
@@ -49,35 +56,81 @@ class FCN(nn.Module):
         decoder: str = "practical",
         stride: int | None = None,
         scales: Sequence[float] = (1.0,),
+        rgb_0_to_1: bool = False,
         **decoder_options: Any,
     ) -> "FCN":
         """Put an untrained model together from names.
 
         Args:
             class_table: The classes to tell apart.
-            encoder: One of `fullyconv.encoders.ENCODER_NAMES`.
+            encoder: One of `fullyconv.encoders.ENCODER_NAMES`, or "cae:" and the path of an autoencoder's file.
             encoder_weights: "pretrained", "none" or a weights file.
             decoder: One of `fullyconv.decoders.DECODER_NAMES`.
-            stride: The finest stride that the decoder reads; the decoder's own default if None.
+            stride: The finest stride that the decoder reads; the decoder's own default if None
+                (`fullyconv.decoders.needed_strides`).
             scales: Scales of the image at which features are read.
+            rgb_0_to_1: Feed the encoder RGB 0..1 and nothing else, whatever it was trained on.
             decoder_options: Options of the decoder, such as `hidden` and `dropout` of the practical one.
 
         Raises:
             UsageError: An unknown name, or an encoder without the strides that the decoder needs.
             WeightsError: Weights that are missing or do not fit.
         """
+        if decoder == CAEDecoder.name and is_cae(encoder):
+            if decoder_options or tuple(scales) != (1.0,) or rgb_0_to_1:
+                raise UsageError(
+                    "the form of decoder cae is its autoencoder's: it takes no options, scales or other input"
+                )
+            return cls.from_cae(open_cae(encoder, encoder_weights), class_table, stride=stride)
         network = build_network(encoder, encoder_weights)
-        fixed = Encoder(network, needed_strides(decoder, stride), scales)
+        auxiliary = bool(decoder_options.get("auxiliary"))
+        strides = needed_strides(decoder, network.taps, stride, auxiliary=auxiliary)
+        fixed = Encoder(network, strides, scales, RGB_0_TO_1 if rgb_0_to_1 else None)
         trained = build_decoder(decoder, fixed.specs, class_table.num_classes, **decoder_options)
         return cls(fixed, trained, class_table)
+
+    @classmethod
+    def from_cae(cls, cae: CAE, classes: ClassTable | int, *, stride: int | None = None) -> "FCN":
+        """Turn an autoencoder into an FCN: classes in place of pixels, and skips.
+
+        The downsampling path is kept, fixed: its `down.*` become `encoder.network.*`. The upsampling path starts
+        from the autoencoder's: `up.N.*` become `decoder.up.N.*` for N from 1 up. Its last layer is new, with a
+        channel a class. Tensors are copied: the autoencoder stays what it is.
+
+        Args:
+            cae: A trained autoencoder of grey or RGB images.
+            classes: The classes to tell apart, or how many.
+            stride: The finest stride whose features are added as a skip, at least 2; its coarsest one for none. By
+                default 4, or the coarsest where that is finer.
+
+        Raises:
+            UsageError: A stride that the autoencoder does not have, or images of another number of channels.
+        """
+        if cae.architecture.channels not in (1, 3):
+            raise UsageError(
+                f"an FCN reads grey or RGB images, this autoencoder reads {cae.architecture.channels} channels"
+            )
+        table = ClassTable.from_values(range(classes)) if isinstance(classes, int) else classes
+        coarsest = cae.down.taps[-1].stride
+        finest = min(DEFAULT_STRIDES[CAEDecoder.name], coarsest) if stride is None else stride
+        fixed = Encoder(copy.deepcopy(cae.down), needed_strides(CAEDecoder.name, cae.down.taps, finest))
+        widths = [tap.channels for tap in cae.down.taps if tap.stride < finest][::-1]
+        trained = CAEDecoder(fixed.specs, table.num_classes, kernel=cae.architecture.kernel, widths=widths)
+        trained.take_over(cae)
+        return cls(fixed, trained, table)
 
     @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> "FCN":
         """Build a model of the described form, its weights not yet filled in. The inverse of `description`."""
         encoder, decoder = description["encoder"], dict(description["decoder"])
-        network = bare_network(encoder["name"])
+        network = bare_network(encoder["name"], encoder.get("architecture"))
         network.weights_source = encoder["weights_source"]
-        fixed = Encoder(network, encoder["strides"], encoder["scales"])
+        # Any other convention is the network's own, or `load_model` refuses it.
+        described, lectures = (
+            json.dumps(values, sort_keys=True) for values in (encoder["input_convention"], asdict(RGB_0_TO_1))
+        )
+        convention = RGB_0_TO_1 if described == lectures else None
+        fixed = Encoder(network, encoder["strides"], encoder["scales"], convention)
         table = ClassTable.from_json(description["class_table"])
         trained = build_decoder(decoder.pop("name"), fixed.specs, table.num_classes, **decoder)
         return cls(fixed, trained, table, description["training"])
@@ -91,9 +144,7 @@ class FCN(nn.Module):
                 "digest": self.encoder.digest(),
                 "weights_source": network.weights_source,
                 "weights_licence": network.weights_licence,
-                "receptive_fields": [
-                    tap.receptive_field for tap in network.taps if tap.stride in self.encoder.strides
-                ],
+                "receptive_fields": [tap.receptive_field for tap in self.encoder.taps],
             },
             "decoder": {"name": self.decoder.name, **self.decoder.config()},
             "class_table": self.class_table.to_json(),
@@ -126,6 +177,29 @@ class FCN(nn.Module):
         """Compute logits at the decoder's output stride for images of (height, width) `size`."""
         logits: Tensor = self.decoder(features, size)
         return logits
+
+
+def build_model(config: TrainConfig, class_table: ClassTable) -> FCN:
+    """Build the untrained model of some settings."""
+    options: dict[str, Callable[[], dict[str, Any]]] = {
+        "practical": lambda: {"hidden": config.hidden, "dropout": config.dropout},
+        "fcn": lambda: {"upsampling": config.upsampling, "fc": config.fc},
+        "fcn_at_once": lambda: {"upsampling": config.upsampling, "fc": config.fc},
+        "lecture": lambda: {"width": config.width},
+        "d2l": dict,
+        "torchvision": lambda: {"auxiliary": config.auxiliary},
+        "cae": dict,
+    }
+    return FCN.build(
+        class_table,
+        encoder=config.encoder,
+        encoder_weights=config.encoder_weights,
+        decoder=config.decoder,
+        stride=config.stride,
+        scales=config.scales,
+        rgb_0_to_1=config.rgb_0_to_1,
+        **options[config.decoder](),
+    )
 
 
 def describe(description: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ everything else is ink, grey and white. Charts of numbers are in `charts`.
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,6 +30,7 @@ __all__ = [
     "colorize",
     "overlay",
     "probability_picture",
+    "reconstruction_panel",
     "save_picture",
     "sheet",
     "validation_panel",
@@ -209,23 +210,53 @@ def validation_panel(rows: Sequence[_Row], table: ClassTable) -> Image:
     return _stacked([sheet, _legend(present, table, sheet.shape[1], 14)])
 
 
-def class_maps(image: Image, mask: Mask, table: ClassTable) -> Image:
+def reconstruction_panel(rows: Mapping[str, Sequence[Image]]) -> Image:
+    """Show images above what became of them: the lecture's picture of an autoencoder.
+
+    Args:
+        rows: For each title, such as "input" and "reconstruction", as many H x W x 3 uint8 RGB images as for the
+            others; those below each other have one size.
+
+    Returns:
+        A picture about 1,600 pixels wide at most, a row for each title.
+
+    Raises:
+        UsageError: There is no image.
+    """
+    number = len(next(iter(rows.values()), ()))
+    if not number:
+        raise UsageError("expected at least one image for a panel of reconstructions, got none")
+    box = _box(number)
+    zooms = [_zoom(image.shape[:2], box) for image in next(iter(rows.values()))]
+    return _sheet(
+        [
+            [
+                ("" if column else title, _fitted(image, zoom))
+                for column, (image, zoom) in enumerate(zip(images, zooms, strict=True))
+            ]
+            for title, images in rows.items()
+        ]
+    )
+
+
+def class_maps(image: Image, mask: Mask, table: ClassTable, *, columns: int = 6) -> Image:
     """Show an image and one binary map for each class, white where the class is: the lecture's slide 10.
 
     Args:
         image: H x W x 3 uint8 RGB.
         mask: H x W uint8 class indices, 255 = ignored, which is black in every map.
         table: The classes.
+        columns: Most cells in a row; 1 stacks them, as the lecture does.
 
     Returns:
-        A picture with titled cells, up to six in a row.
+        A picture with titled cells.
 
     Raises:
         UsageError: Image and mask differ in size, or an index is not of this table.
     """
     _check_mask(mask, table)
     _check_same_size(image, mask)
-    columns = min(table.num_classes + 1, 6)
+    columns = min(table.num_classes + 1, columns)
     zoom = _zoom(image.shape[:2], _box(columns))
     cells = [("image", _fitted(image, zoom))]
     cells += [(name, _fitted(_binary(mask == i), zoom)) for i, name in enumerate(table.names)]

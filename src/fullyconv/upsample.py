@@ -6,12 +6,12 @@ there. This is `interpolate(mode="bilinear", align_corners=False)`; everything h
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from fullyconv.shapes import Logits, Masks, Size
 
-__all__ = ["bilinear_kernel", "pixel_logits", "predict_mask", "upsample_logits"]
+__all__ = ["bilinear_kernel", "bilinear_upsampling", "pixel_logits", "predict_mask", "upsample_logits"]
 
 BAND_VALUES = 4_000_000
 """Full-size logits that `predict_mask` holds at a time (16 MB in float32)."""
@@ -131,3 +131,20 @@ def bilinear_kernel(side: int) -> Tensor:
     centre = factor - 1 if side % 2 else factor - 0.5
     axis = 1 - (torch.tensor([float(cell) for cell in range(side)]) - centre).abs() / factor
     return axis[:, None] * axis
+
+
+def bilinear_upsampling(channels: int, factor: int, *, bias: bool) -> nn.ConvTranspose2d:
+    """Make a trainable upsampling that begins bilinear: kernel 2s, stride s, padding s/2, for an even factor s.
+
+    At first each channel is upsampled by itself, as by interpolation except within s/2 pixels of the border, where
+    zeros are read.
+
+    Args:
+        channels: Of the maps, before and after.
+        factor: How many times larger the result is, exactly.
+        bias: Whether there is one, with torch's usual start.
+    """
+    layer = nn.ConvTranspose2d(channels, channels, 2 * factor, factor, padding=factor // 2, bias=bias)
+    with torch.no_grad():
+        layer.weight.copy_(torch.eye(channels)[:, :, None, None] * bilinear_kernel(2 * factor))
+    return layer

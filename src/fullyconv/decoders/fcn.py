@@ -23,7 +23,7 @@ from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError, WeightsError
 from fullyconv.shapes import Features, Logits, Size
 from fullyconv.stages import Stage
-from fullyconv.upsample import bilinear_kernel
+from fullyconv.upsample import bilinear_upsampling
 
 __all__ = ["BerkeleySizes", "FCNDecoder", "berkeley_sizes"]
 
@@ -111,11 +111,7 @@ class FCNDecoder(Decoder):
     def _upscore(self, factor: int) -> nn.Module:
         if self.upsampling == "fixed":
             return nn.Upsample(scale_factor=factor, mode="bilinear", align_corners=False)
-        classes = self.num_classes
-        layer = nn.ConvTranspose2d(classes, classes, 2 * factor, factor, padding=factor // 2, bias=False)
-        with torch.no_grad():
-            layer.weight.copy_(torch.eye(classes)[:, :, None, None] * bilinear_kernel(2 * factor))
-        return layer
+        return bilinear_upsampling(self.num_classes, factor, bias=False)
 
     def forward(self, features: Features, size: Size) -> Logits:
         """Compute logits of images of `size`; see `Decoder.forward`."""

@@ -1,28 +1,57 @@
 """The networks that an encoder can be made of, one file a family."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
 import torch
 
 from fullyconv.encoder import EncoderNetwork
-from fullyconv.encoders.efficientnet_lite import EfficientNetLite0
+from fullyconv.encoders.cae import CAE, Architecture, CAENetwork, load_cae
+from fullyconv.encoders.efficientnet_lite import EfficientNetLite
+from fullyconv.encoders.resnet import ResNet
 from fullyconv.encoders.vgg import VGG16, vgg16_fc_layers
 from fullyconv.errors import UsageError, WeightsError
-from fullyconv.weights import Weights, choose_tensors, initialise, load_weights
+from fullyconv.progress import Progress
+from fullyconv.weights import Weights, choose_tensors, fetch_weights, initialise, load_weights
 
-__all__ = ["ENCODER_NAMES", "bare_network", "build_network", "vgg16_fc_layers"]
+__all__ = [
+    "ENCODER_NAMES",
+    "bare_network",
+    "build_network",
+    "fetch_pretrained",
+    "is_cae",
+    "open_cae",
+    "vgg16_fc_layers",
+]
 
-NETWORKS: tuple[type[EncoderNetwork], ...] = (EfficientNetLite0, VGG16)
+NETWORKS: dict[str, Callable[[], EncoderNetwork]] = {
+    "efficientnet_lite0": EfficientNetLite,
+    "efficientnet_lite1": partial(EfficientNetLite, 1),
+    "efficientnet_lite2": partial(EfficientNetLite, 2),
+    "vgg16": VGG16,
+    "resnet18": partial(ResNet, 18),
+    "resnet34": partial(ResNet, 34),
+    "resnet50": partial(ResNet, 50),
+    "resnet101": partial(ResNet, 101),
+    "resnet50_d8": partial(ResNet, 50, dilated=True),
+    "resnet101_d8": partial(ResNet, 101, dilated=True),
+}
 
-ENCODER_NAMES: tuple[str, ...] = tuple(network.name for network in NETWORKS)
+ENCODER_NAMES: tuple[str, ...] = tuple(NETWORKS)
 """What `build_network` can build; the first is the default."""
+
+CAE_PREFIX = "cae:"
 
 
 def build_network(name: str, weights: str = "pretrained") -> EncoderNetwork:
     """Build a network with its weights.
 
     Args:
-        name: One of `ENCODER_NAMES`.
-        weights: "pretrained" (from an installed package), "none" (random, the same every time), or the path
-            of a `.pth`, `.pt` or `.safetensors` file in the key layout of its publisher.
+        name: One of `ENCODER_NAMES`, or "cae:" and the path of a file that `fullyconv.pretrain` wrote.
+        weights: "pretrained" (from that file or an installed package, else from a published file, which is
+            downloaded if it is not on this machine), "none" (random, the same every time), or the path of a
+            `.pth`, `.pt` or `.safetensors` file in the key layout of its publisher.
 
     Returns:
         The network in float32 on the CPU; its `weights_source` says where the weights came from.
@@ -30,38 +59,103 @@ def build_network(name: str, weights: str = "pretrained") -> EncoderNetwork:
     Raises:
         UsageError: There is no encoder of that name.
         WeightsError: The weights are missing, damaged or of another network.
+        ModelFileError: The autoencoder's file is missing or damaged.
     """
+    if is_cae(name):
+        return open_cae(name, weights).down
     network = bare_network(name)
     if weights == "none":
         initialise(network)
     elif weights != "pretrained":
         _fill(network, load_weights(weights))
-    elif network.packaged is not None:
-        _fill(network, load_weights(network.packaged))
+    elif (published := network.packaged or network.downloadable) is not None:
+        _fill(network, load_weights(published))
     else:
         raise WeightsError(
-            f"no package brings pretrained weights for {name}",
+            f"no pretrained weights are published for {name}",
             hint=f"use --encoder-weights FILE with {network.usual_file}, or --encoder-weights none",
         )
     return network
 
 
-def bare_network(name: str) -> EncoderNetwork:
-    """Build a network whose weights are all zero, for `load_state_dict` to fill.
+def fetch_pretrained(name: str, *, offline: bool = False, progress: Progress | None = None) -> None:
+    """Download the pretrained weights of a network, where no package brings them and they are not there yet.
+
+    After that `build_network(name)` needs no network connection.
+
+    Args:
+        name: One of `ENCODER_NAMES`. Others are for `build_network` to refuse.
+        offline: Download nothing.
+        progress: Where to report; the console by default.
 
     Raises:
-        UsageError: There is no encoder of that name.
+        WeightsError: They are not there and cannot or must not be downloaded.
     """
-    kinds = {network.name: network for network in NETWORKS}
-    if name not in kinds:
-        raise UsageError(f"no encoder {name!r}", hint=f"choose {' or '.join(ENCODER_NAMES)}")
-    # Without storage no default values are drawn: neither time nor the global random state is spent.
-    with torch.device("meta"):
-        network = kinds[name]()
+    if name in NETWORKS:
+        network = _without_storage(NETWORKS[name])
+        if network.packaged is None and network.downloadable is not None:
+            fetch_weights(network.downloadable, offline=offline, progress=progress)
+
+
+def is_cae(name: str) -> bool:
+    """Whether an encoder's name is "cae:" and a file."""
+    return name.startswith(CAE_PREFIX)
+
+
+def open_cae(name: str, weights: str = "pretrained") -> CAE:
+    """Read the autoencoder of an encoder's name, `cae:FILE`.
+
+    Args:
+        name: "cae:" and the path of its file.
+        weights: "pretrained", or "none" for random weights in its form.
+
+    Raises:
+        UsageError: Other weights, or an autoencoder of images that are neither grey nor RGB.
+        ModelFileError: The file is missing, damaged or no autoencoder.
+    """
+    cae = load_cae(name.removeprefix(CAE_PREFIX))
+    if cae.architecture.channels not in (1, 3):
+        raise UsageError(
+            f"an encoder reads grey or RGB images, this autoencoder {cae.architecture.channels} channels"
+        )
+    if weights == "none":
+        cae.initialise()
+        cae.down.weights_source = "random"
+    elif weights != "pretrained":
+        raise UsageError(
+            f"the weights of an autoencoder are in its own file, got encoder_weights {weights}",
+            hint="leave --encoder-weights out, or give none for random ones",
+        )
+    return cae
+
+
+def bare_network(name: str, architecture: Mapping[str, Any] | None = None) -> EncoderNetwork:
+    """Build a network whose weights are all zero, for `load_state_dict` to fill.
+
+    Args:
+        name: One of `ENCODER_NAMES`, or "cae".
+        architecture: `EncoderNetwork.architecture` of a "cae".
+
+    Raises:
+        UsageError: There is no encoder of that name, or none of that form.
+    """
+    cae = name == CAENetwork.name and architecture is not None
+    if not cae and (name not in NETWORKS or architecture is not None):
+        raise UsageError(f"no encoder {name!r}", hint=f"choose one of {', '.join(NETWORKS)}")
+    if architecture is not None:
+        network = _without_storage(partial(CAENetwork, Architecture.from_json(architecture)))
+    else:
+        network = _without_storage(NETWORKS[name])
     network.to_empty(device="cpu")
     for tensor in network.state_dict().values():
         tensor.zero_()
     return network
+
+
+def _without_storage(kind: Callable[[], EncoderNetwork]) -> EncoderNetwork:
+    """Build a network without drawing default values: neither time nor the global random state is spent."""
+    with torch.device("meta"):
+        return kind()
 
 
 def _fill(network: EncoderNetwork, weights: Weights) -> None:

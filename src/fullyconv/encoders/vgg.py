@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from fullyconv.encoder import EncoderNetwork, InputConvention, ReceptiveField, Tap
-from fullyconv.weights import choose_tensors, load_weights
+from fullyconv.encoder import IMAGENET_INPUT, EncoderNetwork, ReceptiveField, Tap
+from fullyconv.weights import DownloadableWeights, choose_tensors, load_weights
 
 __all__ = ["VGG16", "vgg16_fc_layers"]
 
@@ -28,9 +28,9 @@ class VGG16(EncoderNetwork):
     """
 
     name = "vgg16"
-    # torchvision's mean (.485, .456, .406) and deviation (.229, .224, .225), in units of 0..255.
-    input_convention = InputConvention(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
+    input_convention = IMAGENET_INPUT
     weights_licence = "BSD-3-Clause"
+    downloadable = DownloadableWeights("vgg16-397923af.pth")
     usual_file = "torchvision's vgg16-397923af.pth"
     ignored_weights = ("classifier.",)
     # torchvision's vgg16_features-amdegroot-88682ab5.pth, converted from Caffe.
