@@ -233,7 +233,7 @@ def contributions_figure(
     left.axvline(0, color=_QUIET, linewidth=0.8)
     for axes, longest in ((left, max(value for _, value in drops)), (right, whole)):
         lowest = min(0.0, *(bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)))
-        axes.set_xlim(1.3 * lowest, 1.25 * longest if longest > 0 else 0.01)
+        axes.set_xlim(1.1 * lowest, 1.25 * longest if longest > 0 else 0.01)
         axes.set_ylim(slots - 0.4, -0.6)
     return figure
 
@@ -250,10 +250,9 @@ def _bars(axes: Axes, title: str, values: Sequence[tuple[str, float]], color: st
     for place, (_, value) in zip(places, values, strict=True):
         axes.annotate(
             f"{value:.3f}",
-            (value, place),
-            xytext=(4 if value >= 0 else -4, 0),
+            (max(value, 0), place),  # Left of a negative bar it would stand on the name.
+            xytext=(4, 0),
             textcoords="offset points",
-            ha="left" if value >= 0 else "right",
             va="center",
             fontsize=9,
             color=_INK,
