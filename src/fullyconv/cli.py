@@ -321,21 +321,14 @@ def explain(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="FIGURE",
-            help="Draw it: .png, .svg or .pdf. With --data, also FIGURE_contributions and FIGURE_skips.",
-        ),
+        typer.Option("-o", "--out", metavar="FIGURE", help="Draw it: .png, .svg or .pdf; --data adds two more."),
     ] = None,
     steps: Annotated[
         bool, typer.Option("--steps", help="Draw it as it is built up: FIGURE_1, FIGURE_2, ...")
     ] = False,
     data: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DATA", help="Measure what each stride of the model file contributes on this data set."
-        ),
+        typer.Option(metavar="DATA", help="Measure what each stride of a model file contributes here."),
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="train, val, test or all.", show_default="test, else val, else all")
