@@ -9,6 +9,7 @@ from fullyconv.class_table import ClassTable
 from fullyconv.decoders import build_decoder
 from fullyconv.encoders.cae import CAE, PRESETS, Architecture, save_cae
 from fullyconv.errors import UsageError
+from fullyconv.explain import outline_of
 from fullyconv.model import FCN
 from fullyconv.model_file import load_model, save_model
 
@@ -162,13 +163,27 @@ def test_an_autoencoder_of_another_form_is_not_taken_over(cae):
             "an FCN reads grey or RGB images, this autoencoder reads 4 channels",
         ),
         (
+            lambda cae, path: FCN.build(ClassTable.from_values([0, 1]), encoder=f"cae:{path}", rgb_0_to_1=True),
+            "an autoencoder is fed what it was trained on, not RGB 0..1",
+        ),
+        (
             lambda cae, path: FCN.build(
                 ClassTable.from_values([0, 1]), encoder=f"cae:{path}", decoder="cae", kernel=3
             ),
-            "the form of decoder cae is its autoencoder's: it takes no options, scales or other input",
+            "the form of decoder cae is its autoencoder's: it takes no options and no scales",
         ),
     ],
 )
 def test_what_cannot_be_made_is_refused(make, message, cae, path):
     with pytest.raises(UsageError, match=message):
         make(cae, path)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_explain_knows_the_network_that_came_of_it(preset):
+    cae = CAE(PRESETS[preset])
+    cae.initialise()
+    outline = outline_of(FCN.from_cae(cae, 3, stride=2))
+    weights = [sum(parameter.numel() for parameter in stage.parameters()) for stage in cae.down.stages]
+    assert [found.parameters for found in outline.fixed] == weights
+    assert [stage.stride for stage in outline.main_path if stage.kind == "transposed conv"][-1] == 1

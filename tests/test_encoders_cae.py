@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +18,10 @@ from fullyconv.encoders.cae import (
     PRESETS,
     Architecture,
     CAENetwork,
+    TransposeSame,
     conv_size,
-    initialise_transposed,
     load_cae,
     save_cae,
-    transpose_same,
     transposed_size,
 )
 from fullyconv.encoders.efficientnet_lite import conv_same
@@ -93,12 +93,13 @@ def test_a_kernel_that_has_no_place_is_refused():
 def test_the_way_up_is_the_adjoint_of_the_way_down(kernel, size):
     """<conv(x), y> = <x, transposed(y)> for equal weights: each cell goes back to where it was read."""
     conv = nn.Conv2d(2, 3, kernel, 2, bias=False)
-    layer = nn.ConvTranspose2d(3, 2, kernel, 2, bias=False)
+    layer = TransposeSame(3, 2, kernel)
     layer.weight.data.copy_(conv.weight)
+    layer.bias.data.zero_()
     x = torch.randn(1, 2, *size)
     down = conv_same(x, conv)
     y = torch.randn_like(down)
-    up = transpose_same(y, layer, size)
+    up = layer(y, size)
     assert up.shape == x.shape
     torch.testing.assert_close((down * y).sum(), (x * up).sum(), rtol=1e-4, atol=1e-4)
 
@@ -298,9 +299,9 @@ def test_an_architecture_belongs_to_an_autoencoder_and_to_nothing_else(values):
 
 
 def test_random_layers_keep_activations_at_their_size():
-    layer = nn.ConvTranspose2d(64, 64, 4, stride=2).requires_grad_(False)
-    initialise_transposed(layer)
-    maps = transpose_same(torch.randn(4, 64, 16, 16).relu(), layer, (32, 32))
+    layer = TransposeSame(64, 64, 4).requires_grad_(False)
+    layer.initialise()
+    maps = layer(torch.randn(4, 64, 16, 16).relu())
     assert 0.8 < maps.relu().square().mean() / torch.randn(10**5).relu().square().mean() < 1.25
     assert not layer.bias.any()
 
@@ -350,3 +351,13 @@ def test_channels_beyond_the_components_wait_without_harm():
 def test_what_cannot_start_from_components_says_so(architecture):
     with pytest.raises(UsageError, match="cannot start from components"):
         cae_of(architecture).start_from_components(torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_documented_taps_and_weights_are_those_of_the_presets(preset):
+    network = CAENetwork(PRESETS[preset])
+    page = (Path(__file__).parents[1] / "docs" / "concepts" / "encoders.md").read_text(encoding="utf-8")
+    for tap in network.taps:
+        assert f"`{preset}` | `{tap.name}` | {tap.stride} | {tap.channels} | {tap.receptive_field} |\n" in page
+    if preset == "photo":
+        assert f"{sum(parameter.numel() for parameter in network.parameters()):,} weights in the preset" in page

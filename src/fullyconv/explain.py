@@ -156,7 +156,8 @@ def weights_to_taps(network: EncoderNetwork, strides: Sequence[int]) -> dict[int
         For each stride the number of weights on the way to its tap.
     """
     some = next(network.parameters())
-    images = torch.zeros(1, 3, strides[-1], strides[-1], device=some.device, dtype=some.dtype)
+    channels = len(network.input_convention.mean)
+    images = torch.zeros(1, channels, strides[-1], strides[-1], device=some.device, dtype=some.dtype)
     counts = {}
     for stride in strides:
         with _UsedParameters() as used:

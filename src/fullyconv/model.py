@@ -76,11 +76,11 @@ class FCN(nn.Module):
             UsageError: An unknown name, or an encoder without the strides that the decoder needs.
             WeightsError: Weights that are missing or do not fit.
         """
-        if decoder == CAEDecoder.name and is_cae(encoder):
-            if decoder_options or tuple(scales) != (1.0,) or rgb_0_to_1:
-                raise UsageError(
-                    "the form of decoder cae is its autoencoder's: it takes no options, scales or other input"
-                )
+        if is_cae(encoder) and rgb_0_to_1:
+            raise UsageError("an autoencoder is fed what it was trained on, not RGB 0..1")
+        if is_cae(encoder) and decoder == CAEDecoder.name:
+            if decoder_options or tuple(scales) != (1.0,):
+                raise UsageError("the form of decoder cae is its autoencoder's: it takes no options and no scales")
             return cls.from_cae(open_cae(encoder, encoder_weights), class_table, stride=stride)
         network = build_network(encoder, encoder_weights)
         auxiliary = bool(decoder_options.get("auxiliary"))

@@ -11,25 +11,17 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from fullyconv.decoder import Decoder, layer_stage, positions_of_strides, sum_stage
 from fullyconv.encoder import FeatureSpec
-from fullyconv.encoders.cae import CAE, initialise_transposed, transpose_same
+from fullyconv.encoders.cae import CAE, TransposeSame
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Size
 from fullyconv.stages import Stage
 
 __all__ = ["CAEDecoder"]
-
-
-class Doubling(nn.ConvTranspose2d):
-    """A transposed convolution of stride 2 to exactly twice the size."""
-
-    def forward(self, maps: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """N x K x h x w to N x channels x 2h x 2w."""
-        return transpose_same(maps, self, (2 * maps.shape[-2], 2 * maps.shape[-1]))
 
 
 class CAEDecoder(Decoder):
@@ -83,10 +75,10 @@ class CAEDecoder(Decoder):
         self.kernel = kernel
         channels = [*(specs[position].channels for position in self.positions), *self.widths, num_classes][::-1]
         self.up = nn.ModuleList(
-            Doubling(inner, outer, kernel, stride=2) for outer, inner in itertools.pairwise(channels)
+            TransposeSame(inner, outer, kernel) for outer, inner in itertools.pairwise(channels)
         )
         for layer in self.up[1:]:
-            initialise_transposed(layer)  # type: ignore[arg-type]
+            layer.initialise()  # type: ignore[operator]
         for parameter in self.up[0].parameters():
             nn.init.zeros_(parameter)  # At first all classes are equally probable (the paper's section 4.3).
 
@@ -127,7 +119,7 @@ class CAEDecoder(Decoder):
         code, *skips = (self.specs[position] for position in self.positions)
         reads, stride, stages = code.label, code.stride, []
         for number in reversed(range(len(self.up))):
-            layer = cast(Doubling, self.up[number])
+            layer = cast(TransposeSame, self.up[number])
             stage = layer_stage(f"up.{number}", layer, reads, stride, activation="ReLU" if number else "")
             stages.append(stage)
             if skips:

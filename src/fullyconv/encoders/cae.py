@@ -33,11 +33,10 @@ __all__ = [
     "PRESETS",
     "Architecture",
     "CAENetwork",
+    "TransposeSame",
     "conv_size",
-    "initialise_transposed",
     "load_cae",
     "save_cae",
-    "transpose_same",
     "transposed_size",
 ]
 
@@ -65,29 +64,49 @@ def conv_size(size: int, kernel: int, stride: int = 1, padding: Padding = "SAME"
 def transposed_size(size: int, kernel: int, stride: int = 1, padding: Padding = "SAME") -> int:
     """Cells that a transposed convolution makes of `size` cells.
 
-    VALID: n s + max(k - s, 0). SAME: n s. Several sizes lead to the same n on the way down; `transpose_same` is
+    VALID: n s + max(k - s, 0). SAME: n s. Several sizes lead to the same n on the way down; `TransposeSame` is
     told which one to give back.
     """
     return size * stride + (max(kernel - stride, 0) if padding == "VALID" else 0)
 
 
-def transpose_same(maps: Tensor, layer: nn.ConvTranspose2d, size: Size) -> Tensor:
-    """Apply a transposed convolution as the mirror image of `conv_same` on maps of `size`.
+class TransposeSame(nn.ConvTranspose2d):
+    """A transposed convolution with SAME padding: the mirror image of `conv_same`, cell for cell.
 
     Args:
-        maps: N x K x ceil(height / stride) x ceil(width / stride).
-        layer: Without padding of its own, its kernel at least as long as its stride.
-        size: (height, width) of the result.
-
-    Returns:
-        N x channels x height x width. Each cell is placed where the convolution that made the map read it.
+        in_channels: Of its input.
+        out_channels: Of its result.
+        kernel: Its side, at least the stride.
+        stride: By how much it enlarges.
     """
-    top, left = (
-        same_padding(side, kernel, stride)[0]
-        for side, kernel, stride in zip(size, layer.kernel_size, layer.stride, strict=True)
-    )
-    whole = functional.conv_transpose2d(maps, layer.weight, layer.bias, layer.stride, (top, left))
-    return whole[..., : size[0], : size[1]]
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int = 2) -> None:
+        super().__init__(in_channels, out_channels, kernel, stride)
+
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Enlarge maps.
+
+        Args:
+            input: N x in_channels x ceil(height / stride) x ceil(width / stride).
+            output_size: (height, width) of the result; that of the input times the stride by default.
+
+        Returns:
+            N x out_channels x height x width. Each cell is placed where `conv_same` on such a map reads it.
+        """
+        stride, kernel = self.stride[0], self.kernel_size[0]
+        height, width = output_size or (input.shape[-2] * stride, input.shape[-1] * stride)
+        before = same_padding(height, kernel, stride)[0], same_padding(width, kernel, stride)[0]
+        whole = functional.conv_transpose2d(input, self.weight, self.bias, stride, before)
+        return whole[..., :height, :width]
+
+    def initialise(self, generator: torch.Generator | None = None) -> None:
+        """Fill it with Kaiming-normal values (He et al. 2015), its bias with zero.
+
+        A cell of the result is reached by (k / s)^2 cells of each input channel, which is not what torch counts.
+        """
+        reach = (self.kernel_size[0] / self.stride[0]) ** 2
+        nn.init.normal_(self.weight, 0, math.sqrt(2 / (self.in_channels * reach)), generator=generator)
+        nn.init.zeros_(self.bias)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -218,8 +237,7 @@ class CAE(nn.Module):
         self.down = CAENetwork(architecture)
         channels = (architecture.channels, *architecture.widths)
         self.up = nn.ModuleList(
-            nn.ConvTranspose2d(inner, outer, architecture.kernel, stride=2)
-            for outer, inner in itertools.pairwise(channels)
+            TransposeSame(inner, outer, architecture.kernel) for outer, inner in itertools.pairwise(channels)
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -239,7 +257,7 @@ class CAE(nn.Module):
         sizes = self.sizes(size)
         maps = code
         for number in reversed(range(len(self.up))):
-            maps = transpose_same(maps, self.up[number], sizes[number])  # type: ignore[arg-type]
+            maps = self.up[number](maps, sizes[number])
             if number:
                 maps = functional.relu(maps)
         return maps
@@ -260,7 +278,7 @@ class CAE(nn.Module):
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu", generator=generator)  # type: ignore[arg-type]
             nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
         for layer in self.up:
-            initialise_transposed(layer, generator)  # type: ignore[arg-type]
+            layer.initialise(generator)  # type: ignore[operator]
 
     @torch.no_grad()
     def start_from_components(self, images: Tensor) -> None:
@@ -305,16 +323,6 @@ class CAE(nn.Module):
 def _signed(values: Tensor, axis: int, both: bool) -> Tensor:
     """Put the negatives behind the values along an axis, where both are wanted."""
     return torch.cat((values, -values), axis) if both else values
-
-
-def initialise_transposed(layer: nn.ConvTranspose2d, generator: torch.Generator | None = None) -> None:
-    """Fill a transposed convolution with Kaiming-normal values (He et al. 2015) and its bias with zero.
-
-    A cell of the result is reached by (k / s)^2 cells of each input channel, which is not what torch counts.
-    """
-    reach = layer.kernel_size[0] * layer.kernel_size[1] / (layer.stride[0] * layer.stride[1])
-    nn.init.normal_(layer.weight, 0, math.sqrt(2 / (layer.in_channels * reach)), generator=generator)
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
 
 def save_cae(cae: CAE, path: str | Path, *, overwrite: bool = False) -> None:
