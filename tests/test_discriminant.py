@@ -9,7 +9,7 @@ from tiny_decoders import randomised, specs_of
 
 from fullyconv.class_table import ClassTable
 from fullyconv.decoders import build_decoder
-from fullyconv.discriminant import PRIOR, STEP, Sums, basis_of, fit_decoder, label_sums, solve
+from fullyconv.discriminant import PRIOR, STEP, Sums, _cholesky, basis_of, fit_decoder, label_sums, solve
 from fullyconv.errors import ModelFileError, UsageError
 from fullyconv.features import FeatureReader
 from fullyconv.model import FCN
@@ -101,11 +101,16 @@ def test_subtracting_what_was_never_added_is_refused():
     few, many = some(points, targets, slice(0, 100)), some(points, targets, slice(0, 900))
     with pytest.raises(UsageError, match="pixels were subtracted that had not been added"):
         few - many
-    large, small = (
-        Sums.of([torch.full((1, 2), value)], torch.tensor([c]), num_classes=2) for c, value in ((0, 9.0), (1, 1.0))
-    )
+
+
+@pytest.mark.parametrize(("pixels", "share"), [(2, 1.0), (1, 9.0)], ids=["pixels", "what they stand for"])
+def test_subtracting_more_than_was_added_is_refused(pixels, share):
+    def sums(value, pixels, share):
+        points, targets = [torch.full((pixels, 2), value)], torch.zeros(pixels).long()
+        return Sums.of(points, targets, torch.full((pixels,), share), num_classes=1)
+
     with pytest.raises(UsageError, match="pixels were subtracted that had not been added"):
-        large - small
+        sums(9.0, 1, 5.0) - sums(1.0, pixels, share)
 
 
 def test_sums_of_other_features_or_classes_are_not_added():
@@ -224,6 +229,11 @@ def test_fewer_pixels_than_channels_are_enough(shrinkage):
     assert ((values @ fit.weights.T + fit.biases).argmax(1) == targets).all()
 
 
+def test_what_is_singular_is_shrunk_until_it_is_not():
+    factor = _cholesky(torch.tensor([[1.0, 2.0], [2.0, 1.0]]), 0.0)
+    torch.testing.assert_close(factor, torch.eye(2), rtol=0, atol=1e-6)
+
+
 def test_the_fewer_pixels_the_more_is_shrunk():
     points, targets = cloud()
     sums = Sums.of(points, targets, num_classes=CLASSES)
@@ -250,8 +260,9 @@ def test_nothing_to_learn_from_is_refused():
         solve(Sums.of(points, targets, num_classes=CLASSES), shrinkage=1.5)
 
 
-def test_the_decoder_computes_the_linear_function():
-    points, targets = cloud(spread=3.0)
+@pytest.mark.parametrize("spread", [3.0, 0.01])
+def test_the_decoder_computes_the_linear_function(spread):
+    points, targets = cloud(spread=spread)
     decoder = randomised(build_decoder("practical", SPECS, CLASSES)).eval()
     sums = Sums.of(points, targets, num_classes=CLASSES)
     fit_decoder(decoder, sums)
