@@ -158,10 +158,18 @@ def test_the_sizes_of_the_lecture_are_the_decks():
 @pytest.mark.parametrize("name", ENCODER_NAMES)
 def test_weights_up_to_the_last_tap_are_all_there_are(name):
     network = bare_network(name)
-    strides = [tap.stride for tap in network.taps]
-    counts = weights_to_taps(network, strides)
-    assert sorted(counts.values()) == list(counts.values())
-    assert counts[strides[-1]] == count(network)
+    counts = weights_to_taps(network)
+    assert tuple(counts) == network.taps
+    assert sorted(set(counts.values())) == list(counts.values())
+    assert counts[network.taps[-1]] == count(network)
+
+
+def test_a_dilated_network_has_several_maps_of_one_stride():
+    fixed = outline_of(find_network("resnet50_d8+torchvision")).fixed
+    usual = outline_of(find_network("resnet50+torchvision")).fixed
+    assert [found.tap_stride for found in fixed] == [4, 8, 8, 8]
+    assert [found.is_read for found in fixed] == [False, False, False, True]
+    assert [found.parameters for found in fixed] == [found.parameters for found in usual]
 
 
 def test_vgg16_has_the_weights_between_its_taps_that_its_layers_have():

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -20,7 +20,7 @@ from fullyconv.charts import contributions_figure
 from fullyconv.class_table import ClassTable
 from fullyconv.config import config_from_mapping
 from fullyconv.decoders import DECODER_NAMES
-from fullyconv.encoder import EncoderNetwork, FeatureSpec, padded_size, scaled_size
+from fullyconv.encoder import EncoderNetwork, FeatureSpec, Tap, padded_size, scaled_size
 from fullyconv.encoders import ENCODER_NAMES
 from fullyconv.errors import UsageError
 from fullyconv.images import show_path
@@ -95,8 +95,8 @@ def outline_of(model: FCN) -> Outline:
         model: Any model; its weights may be missing (on the meta device).
     """
     encoder, decoder = model.encoder, model.decoder
-    taps = [tap for tap in encoder.network.taps if tap.stride <= encoder.stride_grid]
-    used = weights_to_taps(encoder.network, [tap.stride for tap in taps])
+    taps = encoder.network.taps[: encoder.network.taps.index(encoder.taps[-1]) + 1]
+    used = weights_to_taps(encoder.network)
     fixed = []
     for scale in encoder.scales:
         before = 0
@@ -109,11 +109,11 @@ def outline_of(model: FCN) -> Outline:
                     tap_stride=tap.stride,
                     channels=tap.channels,
                     receptive_field=tap.receptive_field / scale,
-                    parameters=used[tap.stride] - before,
-                    is_read=tap.stride in encoder.strides,
+                    parameters=used[tap] - before,
+                    is_read=tap in encoder.taps,
                 )
             )
-            before = used[tap.stride]
+            before = used[tap]
     return Outline(
         encoder=encoder.network.name,
         decoder=decoder.name,
@@ -121,17 +121,19 @@ def outline_of(model: FCN) -> Outline:
         fixed=tuple(fixed),
         stages=decoder.stages(),
         stride_grid=encoder.stride_grid,
-        fixed_parameters=used[encoder.stride_grid],
+        fixed_parameters=used[taps[-1]],
         trained_parameters=sum(parameter.numel() for parameter in decoder.parameters()),
+        image_channels=len(encoder.input_convention.mean),
     )
 
 
-class _UsedParameters(TorchFunctionMode):
-    """Notes the parameters that enter any operation."""
+class _UsedWeights(TorchFunctionMode):
+    """Notes how many weights have been used when a tensor is computed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: dict[int, int] = {}
+        self.used: dict[int, nn.Parameter] = {}
+        self.results: list[tuple[object, int]] = []
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -140,30 +142,29 @@ class _UsedParameters(TorchFunctionMode):
         kwargs = kwargs or {}
         for value in tree_leaves((args, kwargs)):
             if isinstance(value, nn.Parameter):
-                self.found[id(value)] = value.numel()
-        return function(*args, **kwargs)
+                self.used[id(value)] = value
+        result = function(*args, **kwargs)
+        self.results.append((result, sum(parameter.numel() for parameter in self.used.values())))
+        return result
+
+    def weights_of(self, maps: Tensor) -> int:
+        """The weights that had been used when these very maps were there."""
+        return next(count for result, count in reversed(self.results) if result is maps)
 
 
 @torch.no_grad()
-def weights_to_taps(network: EncoderNetwork, strides: Sequence[int]) -> dict[int, int]:
-    """Count the weights that a network needs for each of its taps, by watching it compute them.
+def weights_to_taps(network: EncoderNetwork) -> dict[Tap, int]:
+    """Count the weights on the way to each tap of a network, by watching it compute them.
 
     Args:
-        network: It computes nothing beyond the tap that it is asked for.
-        strides: Ascending; of the taps.
-
-    Returns:
-        For each stride the number of weights on the way to its tap.
+        network: It computes its features one after the other, as deep as they are.
     """
-    some = next(network.parameters())
+    some, strides = next(network.parameters()), [tap.stride for tap in network.taps]
     channels = len(network.input_convention.mean)
     images = torch.zeros(1, channels, strides[-1], strides[-1], device=some.device, dtype=some.dtype)
-    counts = {}
-    for stride in strides:
-        with _UsedParameters() as used:
-            network(images, (stride,))
-        counts[stride] = sum(used.found.values())
-    return counts
+    with _UsedWeights() as watched:
+        features = network(images, strides)
+    return {tap: watched.weights_of(maps) for tap, maps in zip(network.taps, features, strict=True)}
 
 
 def sizes_of(outline: Outline, size: Size) -> Sizes:
