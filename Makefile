@@ -7,8 +7,8 @@ BENCHMARKS := $(sort $(wildcard benchmarks/[a-z]*.py))
 
 .PHONY: demo test check bench docs clean
 
-demo: .venv/.core  ## train, measure and predict on a generated data set; leaves runs/demo
-	$(BIN)/fullyconv demo -o runs/demo
+demo: .venv/.core  ## train, measure and predict on a generated data set; leaves runs/demo (then demo-2, ...)
+	$(BIN)/fullyconv demo
 
 test: .venv/.dev  ## the tests but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4

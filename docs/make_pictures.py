@@ -5,6 +5,8 @@
 overview.png    image, target, prediction and overlay of test images, as the demo's recipe sees them
 lecture.png     the lecture's network on two classes: input, class maps, result and overlay
 strides.png     FCN-32s, 16s and 8s side by side: what the skips bring back
+figures         explain-*.png: the figures of the lecture's network, in steps, FCN-8s and the practical decoder
+contributions   explain-contributions.png, explain-skips.png: what each stride of the default recipe contributes
 """
 
 import sys
@@ -12,10 +14,14 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from fullyconv.ablation import measure_strides
 from fullyconv.class_table import ClassTable
 from fullyconv.config import TrainConfig, recipe
 from fullyconv.dataset import Dataset
+from fullyconv.diagrams import draw
+from fullyconv.explain import contribution_pictures, find_network, outline_of, sizes_of
 from fullyconv.images import read_mask_array, write_mask
 from fullyconv.pictures import colorize, save_picture, validation_panel
 from fullyconv.predict import Predictor
@@ -60,17 +66,43 @@ def strides_picture(data: Dataset, predictors: list[Predictor], index: int, tabl
     return np.concatenate([part for panel in panels for part in (panel, gap)][:-1], axis=1)
 
 
+def draw_figures(folder: Path) -> None:
+    """Draw the figures of networks; none of them has to be trained for that."""
+    lecture = outline_of(find_network("vgg16+lecture"))
+    steps = []
+    for step in range(1, lecture.step_count + 1):
+        save_picture(draw(lecture, step=step), folder / "step.png")
+        with Image.open(folder / "step.png") as picture:
+            steps.append(np.asarray(picture))
+    save_picture(np.concatenate(steps), PICTURES / "explain-lecture-steps.png")
+    save_picture(draw(lecture, sizes_of(lecture, (160, 576))), PICTURES / "explain-lecture.png")
+    fcn8s = outline_of(find_network("vgg16+fcn", 21, {"fc": True}))
+    save_picture(draw(fcn8s), PICTURES / "explain-fcn8s.png")
+    practical = outline_of(find_network("efficientnet_lite0+practical", 11))
+    save_picture(draw(practical, sizes_of(practical, (360, 480))), PICTURES / "explain-practical.png")
+
+
 def main() -> None:
     """Make all pictures, or those that are named."""
-    wanted = set(sys.argv[1:]) or {"overview", "lecture", "strides"}
+    wanted = set(sys.argv[1:]) or {"overview", "lecture", "strides", "figures", "contributions"}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        if "figures" in wanted:
+            draw_figures(folder)
+        if wanted == {"figures"}:
+            return
         write_dataset(folder / "data", train=160, val=20, test=24, size=(256, 256), seed=0)
         data = Dataset.open(folder / "data")
         table = data.class_table
-        if "overview" in wanted:
+        if wanted & {"overview", "contributions"}:
             predictor = trained(data, folder / "overview", recipe())
+        if "overview" in wanted:
             save_picture(validation_panel(rows(data, predictor, (1, 4, 9)), table), PICTURES / "overview.png")
+        if "contributions" in wanted:
+            found = measure_strides(predictor, outline_of(predictor.model), data.split("test"), progress=Console())
+            print(found.table())
+            for name, picture in contribution_pictures(found, table).items():
+                save_picture(picture, PICTURES / f"explain-{name}.png")
         if "strides" in wanted:
             networks = [
                 trained(data, folder / f"fcn{stride}", recipe(decoder="fcn", stride=stride)) for stride in STRIDES

@@ -1,4 +1,4 @@
-"""What all tests share: a feature cache of their own, and property tests that are repeatable."""
+"""What all tests share: folders of their own, no network, and property tests that are repeatable."""
 
 import pytest
 from hypothesis import settings
@@ -9,8 +9,10 @@ settings.load_profile("repeatable")
 
 
 @pytest.fixture(autouse=True, scope="session")
-def own_feature_cache(tmp_path_factory):
-    """Keep the user's feature cache untouched, also in subprocesses."""
+def own_folders_and_no_network(tmp_path_factory):
+    """Keep the user's feature cache and weights untouched and download nothing, also in subprocesses."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FULLYCONV_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("TORCH_HOME", str(tmp_path_factory.mktemp("torch")))
+        patch.setenv("FULLYCONV_OFFLINE", "1")
         yield

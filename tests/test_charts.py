@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from fullyconv.charts import confusion_figure, curves
+from fullyconv.charts import confusion_figure, contributions_figure, curves
 from fullyconv.errors import UsageError
 from fullyconv.pictures import save_picture
 
@@ -100,3 +100,20 @@ def test_a_confusion_matrix_of_any_number_of_classes_can_be_saved(tmp_path, numb
 def test_counts_that_do_not_fit_the_names_are_refused(counts):
     with pytest.raises(UsageError, match=r"expected 2 x 2 counts for 2 names, got an array of \("):
         confusion_figure(counts, ["a", "b"])
+
+
+def test_contributions_show_what_is_lost_without_and_what_is_there_with():
+    left, right = contributions_figure(0.6, [("stride 32", 0.2), ("stride 8", 0.65)], [("stride 32", 0.4)]).axes
+    assert [bar.get_width() for bar in left.patches] == pytest.approx([0.4, -0.05])
+    assert [bar.get_width() for bar in right.patches] == pytest.approx([0.4])
+    assert [text.get_text() for text in left.texts] == ["0.400", "-0.050"]
+    assert [label.get_text() for label in left.get_yticklabels()] == ["stride 32", "stride 8"]
+    assert left.get_xlim()[0] < -0.05
+    assert right.lines[-1].get_xdata() == [0.6, 0.6]
+
+
+@pytest.mark.parametrize("number", [1, 14])
+def test_contributions_of_any_number_of_parts_can_be_saved(tmp_path, number):
+    parts = [(f"part {index}", 0.5) for index in range(number)]
+    save_picture(contributions_figure(0.5, parts, parts), tmp_path / "contributions.png")
+    assert (tmp_path / "contributions.png").stat().st_size > 1000

@@ -9,11 +9,15 @@ import sys
 import time
 
 import pytest
+import torch
 from PIL import Image
+from weights_server import serving
 
 from fullyconv import cli
 from fullyconv.config import TrainConfig, read_config
+from fullyconv.encoders import build_network, vgg
 from fullyconv.synthetic import write_dataset
+from fullyconv.weights import DownloadableWeights
 
 QUICK = ["--steps", "0", "--epochs", "2", "--hidden", "0", "--scales", "1", "--pixels", "64", "--threads", "1"]
 
@@ -76,6 +80,34 @@ def test_info_describes_the_model(model, monkeypatch, capsys):
     assert json.loads(capsys.readouterr().out)["decoder"]["name"] == "practical"
 
 
+def test_explain_prints_a_model_file_and_measures_its_strides(model, data, tmp_path, monkeypatch, capsys):
+    figure = tmp_path / "figure.png"
+    words = ["explain", model, "--size", "48x64", "-o", figure, "--data", data, "--split", "all", "--images", "2"]
+    assert run(monkeypatch, *words) == 0
+    printed = capsys.readouterr().out
+    assert "skip_stage7" in printed
+    assert "48x64 padded to multiples of 32: 64x64" in printed.replace("\n ", "")
+    assert "mean IoU on 2 of 5 images (seed 0)" in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "figure.png",
+        "figure_contributions.png",
+        "figure_skips.png",
+    ]
+
+
+def test_explain_draws_the_lectures_figure_in_its_four_steps(tmp_path, monkeypatch, capsys):
+    words = ["explain", "vgg16+lecture", "--classes", "2", "-o", tmp_path / "lecture.svg", "--steps", "--json"]
+    assert run(monkeypatch, *words) == 0
+    assert json.loads(capsys.readouterr().out)["trained"]["parameters"] == 121_799_428
+    assert len(list(tmp_path.glob("lecture_[1-4].svg"))) == 4
+
+
+def test_explain_follows_an_image_file(data, monkeypatch, capsys):
+    image = next((data / "images" / "test").iterdir())
+    assert run(monkeypatch, "explain", "efficientnet_lite0+fcn", "--image", image, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["sizes"]["padded"] == [{"scale": 1.0, "size": [64, 64]}]
+
+
 def test_the_cache_is_shown_and_emptied(model, monkeypatch, capsys):
     assert run(monkeypatch, "cache", "info") == 0
     assert "entries" in capsys.readouterr().out
@@ -98,6 +130,12 @@ def test_the_cache_is_shown_and_emptied(model, monkeypatch, capsys):
         (["evaluate", "DATA/classes.txt", "DATA"], "classes.txt"),
         (["evaluate", "MODEL", "DATA", "--split", "nosuch"], "nosuch"),
         (["predict", "MODEL", "nothing-here", "-o", "OUT"], "no image found at nothing-here"),
+        (["explain", "nothing-here"], "expected a model file or ENCODER+DECODER, got nothing-here"),
+        (["explain", "MODEL", "--classes", "3"], "a model file has its own settings, got --classes"),
+        (["explain", "vgg16+fcn", "--size", "12"], "--size has to be HEIGHTxWIDTH in pixels, got '12'"),
+        (["explain", "vgg16+fcn", "--size", "8x8", "--image", "a.png"], "--size or --image, got both"),
+        (["explain", "vgg16+fcn", "--data", "DATA"], "--data needs a trained model, got names"),
+        (["explain", "vgg16+fcn", "--steps"], "--steps needs a figure to draw"),
         (["no-such-verb"], "no-such-verb"),
         (["train", "DATA", "--no-such-option"], "no-such-option"),
     ],
@@ -144,6 +182,74 @@ def test_a_random_encoder_is_announced_loudly(data, tmp_path, monkeypatch, capsy
     words = ["train", data, "-o", tmp_path / "run", *QUICK, "--encoder-weights", "none", "--stride", "32"]
     assert run(monkeypatch, *words) == 0
     assert "RANDOM" in capsys.readouterr().err
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A server with the weights of a VGG16 of two channels, as long as the test runs the only VGG16."""
+    monkeypatch.setattr(vgg, "CONVOLUTIONS", ((2,),) * 5)
+    torch.save(build_network("vgg16", "none").state_dict(), tmp_path / "vgg16.pth")
+    with serving((tmp_path / "vgg16.pth").read_bytes()) as server:
+        monkeypatch.setattr(vgg.VGG16, "downloadable", DownloadableWeights(server.name))
+        monkeypatch.setenv("FULLYCONV_WEIGHTS_URL", server.url)
+        monkeypatch.setenv("FULLYCONV_OFFLINE", "0")
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        yield server
+
+
+def test_training_downloads_weights_once_and_using_the_model_never(published, data, tmp_path, monkeypatch, capsys):
+    words = ["train", data, "-o", tmp_path / "run", *QUICK, "--encoder", "vgg16"]
+    assert run(monkeypatch, *words) == 0
+    assert f"downloading {published.url}/{published.name}" in (tmp_path / "run" / "log.txt").read_text()
+    shutil.rmtree(tmp_path / "torch")
+    model = tmp_path / "run" / "best.safetensors"
+    assert run(monkeypatch, "info", model) == 0
+    assert f"file {published.name} sha256:" in capsys.readouterr().out
+    assert run(monkeypatch, "evaluate", model, data) == 0
+    assert run(monkeypatch, "predict", model, data / "images" / "test", "-o", tmp_path / "masks") == 0
+    assert len(published.requests) == 1
+    assert not (tmp_path / "torch").exists()
+
+
+def test_offline_is_no_setting_of_the_run(published, data, tmp_path, monkeypatch, capsys):
+    words = ["train", data, *QUICK, "--encoder", "vgg16", "-o"]
+    assert run(monkeypatch, *words, tmp_path / "offline", "--offline") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: there is no {tmp_path / 'torch'}")
+    assert published.requests == []
+    assert run(monkeypatch, *words, tmp_path / "first") == 0
+    # The folder of the refused run is free, and the file is there now.
+    assert run(monkeypatch, *words, tmp_path / "offline", "--offline") == 0
+    first, offline = ((tmp_path / name / "config.toml").read_text() for name in ("first", "offline"))
+    assert first == offline
+    assert len(published.requests) == 1
+
+
+def test_a_failed_download_ends_with_1_and_leaves_no_run_behind(published, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(vgg.VGG16, "downloadable", DownloadableWeights("vgg16-397923af.pth"))
+    assert run(monkeypatch, "train", data, "-o", tmp_path / "run", *QUICK, "--encoder", "vgg16") == 1
+    assert "the SHA-256 has to start with 397923af" in capsys.readouterr().err.splitlines()[-1]
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_after_ctrl_c_in_a_download_the_same_command_works(published, data, tmp_path, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    words = ["train", data, "-o", tmp_path / "run", *QUICK, "--encoder", "vgg16"]
+    with monkeypatch.context() as patch:
+        patch.setattr("fullyconv.weights.download", interrupt)
+        assert run(patch, *words) == 130
+    assert run(monkeypatch, *words) == 0
+
+
+@pytest.mark.parametrize("weights", ["none", "FILE"])
+def test_other_weights_than_pretrained_ones_need_no_network(weights, published, data, tmp_path, monkeypatch):
+    words = ["train", data, "-o", tmp_path / "run", *QUICK, "--encoder", "vgg16", "--offline"]
+    file = tmp_path / "vgg16.pth" if weights == "FILE" else weights
+    assert run(monkeypatch, *words, "--encoder-weights", file) == 0
+    assert published.requests == []
 
 
 def test_every_setting_is_an_option_and_shows_its_default(monkeypatch, capsys):

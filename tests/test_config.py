@@ -29,8 +29,8 @@ OTHER = {
     "auxiliary": True,
     "train_on": "maps",
     "pixels": 4096,
-    "loss": "full",
-    "balance": True,
+    "loss": "focal",
+    "balance": 1.0,
     "mirror": False,
     "view_scales": (0.75, 1.0, 1.3),
     "colour_views": 2,
@@ -182,7 +182,8 @@ def test_what_is_given_goes_before_what_is_implied():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"loss": "full"}, r"loss full needs whole feature maps \(add --train-on maps\)"),
+        ({"pixels": 0}, r"pixels 0 \(every pixel\) needs whole feature maps \(add --train-on maps\)"),
+        ({"loss": "dice"}, r"loss dice needs every pixel, got pixels 512 \(add --train-on maps --pixels 0\)"),
         (
             {"decoder": "fcn", "train_on": "points"},
             r"decoder fcn needs train_on maps, got points \(leave --train-on",
@@ -199,8 +200,8 @@ def test_settings_that_contradict_each_other_are_refused(values, message):
 def test_contradictions_are_refused_in_python_too():
     with pytest.raises(UsageError, match="decoder fcn needs train_on maps, got points"):
         TrainConfig(decoder="fcn")
-    with pytest.raises(UsageError, match="loss full needs whole feature maps"):
-        replace(TrainConfig(), loss="full")
+    with pytest.raises(UsageError, match=r"pixels 0 \(every pixel\) needs whole feature maps"):
+        replace(TrainConfig(), pixels=0)
 
 
 def test_settings_are_read_without_torch():

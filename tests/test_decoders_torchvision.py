@@ -84,16 +84,16 @@ def test_the_auxiliary_head_reads_the_features_before_the_deepest_also_at_anothe
     torch.testing.assert_close(logits, expected)
 
 
-def batch_for(decoder, size=(64, 64)):
-    rows, columns = torch.randint(0, 64, (2, 2, 30))
+def batch_for(decoder, size=(64, 64), drawn=0):
+    rows, columns = torch.randint(0, 64, (2, 2, drawn))
     targets = torch.randint(0, 3, (2, *size))
-    return MapBatch(features_of(decoder.specs, size, count=2), size, targets, rows, columns)
+    return MapBatch(features_of(decoder.specs, size, count=2), size, targets, rows, columns, torch.ones(2, drawn))
 
 
-@pytest.mark.parametrize("loss", ["full", "sampled"])
-def test_the_loss_has_half_of_the_auxiliary_heads(loss):
+@pytest.mark.parametrize(("loss", "drawn"), [("cross_entropy", 0), ("cross_entropy", 30), ("dice", 0)])
+def test_the_loss_has_half_of_the_auxiliary_heads(loss, drawn):
     decoder = built(FORMS["torchvision, auxiliary"]).eval()
-    batch = batch_for(decoder)
+    batch = batch_for(decoder, drawn=drawn)
     both = step_loss(decoder, batch, loss, None)
     swapped = decoder.auxiliary_logits(batch.features, batch.size)
     decoder.aux_classifier = None
@@ -106,12 +106,12 @@ def test_the_loss_has_half_of_the_auxiliary_heads(loss):
 def test_the_auxiliary_head_learns_and_changes_nothing_of_the_other():
     decoder = built(FORMS["torchvision, auxiliary"]).eval()  # Without dropout both steps are the same.
     batch = batch_for(decoder)
-    step_loss(decoder, batch, "full", None).backward()
+    step_loss(decoder, batch, "cross_entropy", None).backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in decoder.parameters())
     gradients = [parameter.grad.clone() for parameter in decoder.classifier.parameters()]
     decoder.zero_grad()
     decoder.aux_classifier = None
-    step_loss(decoder, batch, "full", None).backward()
+    step_loss(decoder, batch, "cross_entropy", None).backward()
     for gradient, parameter in zip(gradients, decoder.classifier.parameters(), strict=True):
         assert torch.equal(gradient, parameter.grad)
 

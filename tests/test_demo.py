@@ -3,7 +3,7 @@
 import pytest
 
 from fullyconv.config import recipe
-from fullyconv.demo import demo
+from fullyconv.demo import demo, next_demo_folder
 from fullyconv.errors import UsageError
 from fullyconv.progress import Silent
 
@@ -30,3 +30,11 @@ def test_the_demo_never_overwrites(tmp_path):
     (tmp_path / "demo").mkdir()
     with pytest.raises(UsageError, match="is there already"):
         demo(tmp_path / "demo", Silent())
+
+
+def test_a_second_demo_goes_to_a_folder_of_its_own(tmp_path):
+    assert next_demo_folder(tmp_path) == tmp_path / "demo"
+    (tmp_path / "demo").mkdir()
+    assert next_demo_folder(tmp_path) == tmp_path / "demo-2"
+    (tmp_path / "demo-2-data").mkdir()
+    assert next_demo_folder(tmp_path) == tmp_path / "demo-3"

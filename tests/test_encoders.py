@@ -10,13 +10,23 @@ from oracles import import_torchvision, random_reference
 from tiny_networks import make_thin
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from weights_server import serving
 
-from fullyconv.encoders import ENCODER_NAMES, bare_network, build_network, resnet, vgg
+from fullyconv.encoders import (
+    ENCODER_NAMES,
+    bare_network,
+    build_network,
+    efficientnet_lite,
+    fetch_pretrained,
+    resnet,
+    vgg,
+)
 from fullyconv.encoders.efficientnet_lite import conv_same, same_padding
 from fullyconv.encoders.fixed_norm import FixedNorm
 from fullyconv.encoders.vgg import vgg16_fc_layers
 from fullyconv.errors import UsageError, WeightsError
-from fullyconv.weights import initialise, load_weights
+from fullyconv.progress import Silent
+from fullyconv.weights import DownloadableWeights, initialise, load_weights
 
 SIZES = [(32, 32), (64, 64), (96, 160)]
 LITE = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
@@ -374,18 +384,21 @@ def test_an_unknown_encoder_is_refused_with_the_choices():
     assert str(caught.value) == f"no encoder 'resnet19' (choose one of {', '.join(ENCODER_NAMES)})"
 
 
-def test_pretrained_vgg16_says_what_to_do():
+def test_a_network_without_published_weights_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(vgg.VGG16, "downloadable", None)
+    fetch_pretrained("vgg16")
     with pytest.raises(WeightsError) as caught:
         build_network("vgg16")
     assert str(caught.value) == (
-        "no package brings pretrained weights for vgg16 (use --encoder-weights FILE with torchvision's "
+        "no pretrained weights are published for vgg16 (use --encoder-weights FILE with torchvision's "
         "vgg16-397923af.pth, or --encoder-weights none)"
     )
 
 
 def test_files_of_vgg16_are_known_by_the_names_that_torchvision_gives_them():
     weights = import_torchvision().models.VGG16_Weights
-    assert vgg.VGG16.usual_file.endswith(weights.IMAGENET1K_V1.url.rpartition("/")[2])
+    assert f"https://download.pytorch.org/models/{vgg.VGG16.downloadable.file}" == weights.IMAGENET1K_V1.url
+    assert vgg.VGG16.usual_file.endswith(vgg.VGG16.downloadable.file)
     misfit = weights.IMAGENET1K_FEATURES
     assert [start for start, _ in vgg.VGG16.misfits] == [misfit.url[-len("88682ab5.pth") : -len(".pth")]]
     assert [round(255 * mean) for mean in misfit.transforms().mean] == [123, 117, 104]
@@ -406,6 +419,41 @@ def test_a_whole_vgg16_file_fills_the_encoder_and_its_classifier_is_left_out(tmp
     network = build_network("vgg16", str(path))
     assert (network.features[28].bias == 3).all()
     assert network.weights_source.startswith("file vgg16.pth sha256:")
+
+
+@pytest.fixture
+def published_vgg16(tmp_path, monkeypatch):
+    """A server with a small file of VGG16's layout, which is what "pretrained" means as long as the test runs."""
+    path = save_whole_vgg16(tmp_path / "vgg16.pth", **{"features.28.bias": 3.0})
+    with serving(path.read_bytes()) as server:
+        monkeypatch.setattr(vgg.VGG16, "downloadable", DownloadableWeights(server.name))
+        monkeypatch.setenv("FULLYCONV_WEIGHTS_URL", server.url)
+        monkeypatch.setenv("FULLYCONV_OFFLINE", "")
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        yield server
+
+
+def test_pretrained_weights_that_no_package_brings_are_downloaded_once(published_vgg16):
+    for _ in range(2):
+        network = build_network("vgg16")
+        assert (network.features[28].bias == 3).all()
+        assert network.weights_source.startswith(f"file {published_vgg16.name} sha256:")
+    assert len(published_vgg16.requests) == 1
+
+
+def test_weights_that_were_fetched_need_no_network(published_vgg16, monkeypatch):
+    fetch_pretrained("vgg16", progress=Silent())
+    monkeypatch.setenv("FULLYCONV_OFFLINE", "1")
+    assert (build_network("vgg16").features[28].bias == 3).all()
+    assert len(published_vgg16.requests) == 1
+
+
+def test_weights_that_a_package_brings_are_not_downloaded(published_vgg16, monkeypatch):
+    monkeypatch.setattr(efficientnet_lite.EfficientNetLite, "downloadable", vgg.VGG16.downloadable)
+    fetch_pretrained("efficientnet_lite0")
+    assert build_network("efficientnet_lite0").weights_source.startswith("package ")
+    assert published_vgg16.requests == []
 
 
 def test_fully_connected_layers_of_vgg16_come_as_convolutions(tmp_path):

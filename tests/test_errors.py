@@ -14,7 +14,8 @@ def test_without_a_hint_the_text_is_the_message():
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in errors.__all__ if name not in ("FullyConvError", "TrainingError")]
+    "name",
+    [name for name in errors.__all__ if name not in ("FullyConvError", "TrainingError", "DownloadError")],
 )
 def test_wrong_usage_and_data_end_with_exit_code_2(name):
     kind = getattr(errors, name)
@@ -23,4 +24,9 @@ def test_wrong_usage_and_data_end_with_exit_code_2(name):
 
 
 def test_other_failures_end_with_exit_code_1():
-    assert errors.FullyConvError("x").exit_code == errors.TrainingError("x").exit_code == 1
+    for kind in (errors.FullyConvError, errors.TrainingError, errors.DownloadError):
+        assert kind("x").exit_code == 1
+
+
+def test_a_download_that_failed_is_caught_as_missing_weights():
+    assert issubclass(errors.DownloadError, errors.WeightsError)

@@ -1,9 +1,12 @@
 """Evaluation knows a model only as something that predicts masks."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 from fullyconv.dataset import Dataset
+from fullyconv.errors import DataError
 from fullyconv.evaluate import choose_split, evaluate
 from fullyconv.synthetic import write_dataset
 
@@ -53,3 +56,37 @@ def test_the_split_is_test_then_val_then_everything(data):
 def test_where_there_is_no_test_split_val_is_taken(tmp_path):
     write_dataset(tmp_path / "data", train=3, val=2, test=0, size=(32, 32), seed=1)
     assert len(choose_split(Dataset.open(tmp_path / "data"))) == 2
+
+
+@pytest.fixture
+def unsplit(data, tmp_path):
+    """The same samples in one folder, without splits."""
+    for kind in ("images", "masks"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        for number, path in enumerate(sorted((data.root / kind).glob("*/*.*"))):
+            shutil.copy(path, tmp_path / "data" / kind / f"{number}{path.suffix}")
+    return Dataset.open(tmp_path / "data")
+
+
+def record(config, train, val):
+    return {"config": {"val_fraction": config[0], "seed": config[1]}, "train_images": train, "val_images": val}
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_what_training_held_out_is_drawn_again_where_there_are_no_splits(unsplit, seed):
+    drawn = unsplit.with_seeded_split(0.4, seed)
+    for name, count in (("val", 2), ("train", 3)):
+        found = choose_split(unsplit, name, record((0.4, seed), 3, 2))
+        assert found.samples == drawn.split(name).samples
+        assert len(found) == count
+
+
+def test_what_was_held_out_of_other_samples_cannot_be_drawn_again(unsplit):
+    with pytest.raises(DataError, match=r"expected the 40 samples that the model's training split .*, got 5"):
+        choose_split(unsplit, "val", record((0.2, 0), 32, 8))
+
+
+def test_without_splits_and_without_a_training_there_is_no_val(unsplit):
+    with pytest.raises(DataError, match="expected a val split, got none"):
+        choose_split(unsplit, "val", {})
+    assert len(choose_split(unsplit)) == len(choose_split(unsplit, "all")) == 5

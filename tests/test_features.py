@@ -87,7 +87,7 @@ def test_points_are_the_same_bits_without_a_cache_into_it_and_from_it(data, tmp_
 
     def read(cache):
         points = FeatureReader(encoder, data, cache).all_points(items_of(data, VIEWS), 4, 50, seed=3)
-        return [[*values, targets] for values, targets in points]
+        return [[*values, targets, shares] for values, targets, shares in points]
 
     torch.set_num_threads(1)
     expected = read(None)
@@ -281,7 +281,7 @@ def test_points_are_the_features_of_every_labelled_pixel(data, view, output_stri
     encoder = tiny_encoder(scales=(1.0, 1.5))
     reader = FeatureReader(encoder, data)
     everything = reader.all_points(items_of(data, [view]), output_stride, 10**6, seed=0)
-    for sample, (points, classes) in zip(data, everything, strict=True):
+    for sample, (points, classes, _) in zip(data, everything, strict=True):
         target = torch.from_numpy(view.apply_mask(data.read_target(sample)).copy())
         labelled = target != 255
         assert torch.equal(classes, target[labelled].long())
@@ -301,7 +301,7 @@ def numbered(tmp_path):
 
 
 def drawn(reader, count, seed=0, view=PLAIN):
-    ((points, classes),) = reader.all_points([(reader.dataset[0], view)], 4, count, seed)
+    ((points, classes, _),) = reader.all_points([(reader.dataset[0], view)], 4, count, seed)
     return points, classes.tolist()
 
 
@@ -337,18 +337,13 @@ def test_seed_and_view_decide_which_pixels_are_drawn_and_threads_do_not(numbered
     assert first == drawn(FeatureReader(tiny_encoder(), numbered), 60)[1]
 
 
-def test_more_pixels_are_the_same_and_more(numbered):
-    reader = FeatureReader(tiny_encoder(), numbered)
-    assert set(drawn(reader, 20)[1]) < set(drawn(reader, 60)[1])
-
-
 def test_an_image_without_labels_gives_no_points(tmp_path):
     write_pair(tmp_path / "data", "0", *draw_pair((20, 20), 0))
     write_pair(tmp_path / "data", "1", draw_pair((20, 20), 1)[0], np.full((20, 20), 255, np.uint8))
     data = Dataset.open(tmp_path / "data")
     for cache in (None, FeatureCache(tmp_path / "cache"), FeatureCache(tmp_path / "cache")):
         found = list(FeatureReader(tiny_encoder(), data, cache).all_points(items_of(data), 4, 10, 0))
-        assert [len(classes) for _, classes in found] == [10, 0]
+        assert [len(classes) for _, classes, _ in found] == [10, 0]
         assert [tuple(values.shape) for values in found[1][0]] == [(0, 3), (0, 5), (0, 6), (0, 7)]
 
 
@@ -432,7 +427,7 @@ def test_every_view_of_every_image_has_a_key_of_its_own(data):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("PREPROCESSING_VERSION", 2),
+        ("PREPROCESSING_VERSION", 99),
         ("torch.__version__", "9.9"),
         ("PIL.__version__", "99.9"),
         ("instruction_set", lambda device: "AVX512+amx_tile"),
@@ -493,8 +488,8 @@ def test_samples_of_equal_files_share_an_entry_and_are_drawn_alike(tmp_path):
     data = Dataset.open(tmp_path / "data")
     uncached = list(FeatureReader(tiny_encoder(), data).all_points(items_of(data), 4, 20, 0))
     cached = list(FeatureReader(tiny_encoder(), data, FeatureCache(tmp_path)).all_points(items_of(data), 4, 20, 0))
-    for (points, classes), (others, other_classes) in zip(uncached, cached, strict=True):
-        assert same([*points, classes], [*others, other_classes])
+    for (points, *drawn), (others, *other_drawn) in zip(uncached, cached, strict=True):
+        assert same([*points, *drawn], [*others, *other_drawn])
     assert FeatureCache(tmp_path).info().entries == 1
 
 
@@ -507,7 +502,7 @@ def test_an_image_that_changes_under_way_is_refused_and_never_stored(data, monke
     repaint(data[0].image)
     read = {
         "maps": lambda: reader.maps(data[0]),
-        "points": lambda: next(reader.all_points(items_of(data), 4, 5, 0)),
+        "points": lambda: next(reader.all_points(items_of(data)[:1], 4, 5, 0)),
     }[kind]
     with pytest.raises(
         DataError, match=r"000.png has changed while the run was reading it \(leave the data alone"
@@ -537,7 +532,7 @@ def test_the_bytes_of_maps_are_known_before_they_are_computed(tmp_path, size, st
 
 def test_the_bytes_of_points_are_known_before_they_are_computed(data):
     reader = FeatureReader(tiny_encoder(), data)
-    points, _ = next(reader.all_points(items_of(data), 4, 50, 0))
+    points, *_ = next(reader.all_points(items_of(data), 4, 50, 0))
     assert reader.point_bytes(50) == sum(values.nbytes for values in points)
 
 

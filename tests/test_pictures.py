@@ -13,6 +13,7 @@ from fullyconv.pictures import (
     overlay,
     probability_picture,
     save_picture,
+    sheet,
     validation_panel,
     with_legend,
 )
@@ -238,3 +239,30 @@ def test_a_saved_picture_holds_its_pixels_and_nothing_else(tmp_path, image):
         assert np.array_equal(np.asarray(file), image)
         assert not file.info
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_a_sheet_has_titles_above_and_all_classes_below():
+    table = ClassTable((ClassEntry("sound", 0, (10, 20, 30)), ClassEntry("crack", 1, (200, 30, 30))))
+    picture = np.full((40, 60, 3), 77, np.uint8)
+    one = sheet([[("image", picture), ("mask", picture)]], table)
+    two = sheet([[("image", picture), ("mask", picture)], [("image", picture), ("mask", picture)]], table)
+    assert one.shape[1] == two.shape[1]
+    assert (one == 77).all(axis=2).sum() * 2 == (two == 77).all(axis=2).sum() > 2 * 2 * 40 * 60
+    assert two.shape[0] < 2 * one.shape[0]
+    for color in table.colors:
+        assert (one == color).all(axis=2).any()
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_a_figure_is_written_in_the_format_of_its_name_and_an_older_one_kept_if_asked(kind, tmp_path):
+    figure = Figure()
+    figure.subplots().plot([1, 2])
+    path = tmp_path / f"figure.{kind}"
+    save_picture(figure, path)
+    first = path.read_bytes()
+    assert first.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[kind])
+    with pytest.raises(UsageError, match="exists already"):
+        save_picture(figure, path, overwrite=False)
+    save_picture(figure, path)
+    assert path.read_bytes() == first
+    assert list(tmp_path.iterdir()) == [path]

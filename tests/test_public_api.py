@@ -33,7 +33,7 @@ PUBLIC_NAMES = {
     "load_model",
     "train",
 }
-VERBS = {"train", "evaluate", "predict", "info", "demo", "cache info", "cache clear"}
+VERBS = {"train", "evaluate", "predict", "info", "explain", "demo", "cache info", "cache clear"}
 
 # Files without a test file of their own, and why.
 UNTESTED = {

@@ -221,8 +221,11 @@ def test_early_stopping_ends_a_run_whose_val_does_not_rise(data, cache, tmp_path
         {"decoder": "fcn_at_once", "stride": 8},
         {"decoder": "fcn", "stride": 16, "upsampling": "learned"},
         {"decoder": "lecture", "width": 16},
-        {"decoder": "practical", "train_on": "maps", "loss": "full"},
-        {"balance": True, "colour_views": 1, "view_scales": (0.5, 1.0)},
+        {"decoder": "practical", "train_on": "maps", "pixels": 0},
+        {"decoder": "practical", "train_on": "maps", "pixels": 0, "loss": "dice+cross_entropy"},
+        {"decoder": "fcn", "stride": 8, "pixels": 0, "loss": "dice"},
+        {"loss": "focal"},
+        {"balance": 0.5, "colour_views": 1, "view_scales": (0.5, 1.0)},
     ],
 )
 def test_every_kind_of_run_trains_and_round_trips(changes, data, cache, tmp_path):
@@ -239,11 +242,12 @@ def test_the_sampled_loss_is_the_full_one_on_average():
     model.output_stride = 4
     model.auxiliary_logits = lambda maps, size: None
     targets = torch.randint(0, 4, (2, 16, 16))
-    every = torch.arange(256).expand(2, -1)
-    batch = MapBatch([features], (16, 16), targets, every // 16, every % 16)
-    sampled = step_loss(model, batch, "sampled", None)
-    full = step_loss(model, batch, "full", None)
-    assert torch.allclose(sampled, full, atol=1e-6)
+    every, none = torch.arange(256).expand(2, -1), torch.zeros(2, 0, dtype=torch.long)
+    for loss in ("cross_entropy", "focal"):
+        drawn = MapBatch([features], (16, 16), targets, every // 16, every % 16, torch.ones(2, 256))
+        whole = MapBatch([features], (16, 16), targets, none, none, torch.ones(2, 0))
+        sampled, full = step_loss(model, drawn, loss, None), step_loss(model, whole, loss, None)
+        assert torch.allclose(sampled, full, atol=1e-6)
     assert upsample_logits(decoder(features), 4, (16, 16)).shape == (2, 4, 16, 16)
 
 

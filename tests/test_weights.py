@@ -10,9 +10,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from weights_server import Fault, serving
 
-from fullyconv.errors import WeightsError
-from fullyconv.weights import PackagedWeights, Weights, choose_tensors, initialise, load_weights
+from fullyconv.errors import DownloadError, UsageError, WeightsError
+from fullyconv.progress import Silent
+from fullyconv.weights import (
+    DownloadableWeights,
+    PackagedWeights,
+    Weights,
+    choose_tensors,
+    fetch_weights,
+    initialise,
+    load_weights,
+)
 
 TENSORS = {"layer.weight": torch.arange(6.0).reshape(2, 3), "layer.bias": torch.ones(2)}
 SHAPES = {"layer.weight": (2, 3), "layer.bias": (2,)}
@@ -204,6 +214,114 @@ def test_a_foreign_pickle_in_the_package_is_never_opened(package, tmp_path):
     torch.save(Touch(tmp_path / "canary"), tmp_path / "some_weights" / "net.pth")
     assert refusal(package).startswith("the SHA-256 of net.pth")
     assert not (tmp_path / "canary").exists()
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A mirror of the published weights that has one file, and an empty folder of torch's."""
+    torch.save(TENSORS, tmp_path / "net.pth")
+    with serving((tmp_path / "net.pth").read_bytes()) as server:
+        monkeypatch.setenv("FULLYCONV_WEIGHTS_URL", f"{server.url}/models/")
+        monkeypatch.setenv("FULLYCONV_OFFLINE", "0")
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        yield server
+
+
+def cached(server, tmp_path):
+    return tmp_path / "torch" / "hub" / "checkpoints" / server.name
+
+
+def test_a_published_file_is_downloaded_once_to_where_torchvision_keeps_it(server, tmp_path, capsys):
+    for _ in range(2):
+        weights = load_weights(DownloadableWeights(server.name))
+        assert torch.equal(weights.tensors["layer.bias"], torch.ones(2))
+        assert weights.source == f"file {server.name} sha256:{weights.sha256}"
+    assert [path for path, _ in server.requests] == [f"/models/{server.name}"]
+    assert [path.name for path in cached(server, tmp_path).parent.iterdir()] == [server.name]
+    assert capsys.readouterr().err.startswith(f"downloading {server.url}/models/{server.name} (")
+
+
+def test_what_was_downloaded_before_needs_no_network(server, tmp_path, monkeypatch):
+    path = fetch_weights(DownloadableWeights(server.name), progress=Silent())
+    monkeypatch.setenv("FULLYCONV_OFFLINE", "1")
+    assert fetch_weights(DownloadableWeights(server.name), offline=True) == path == cached(server, tmp_path)
+    assert len(server.requests) == 1
+
+
+def test_torch_finds_what_was_downloaded_and_the_other_way_round(server, tmp_path, monkeypatch):
+    weights = DownloadableWeights(server.name)
+    fetch_weights(weights, progress=Silent())
+    monkeypatch.setattr(torch.hub, "download_url_to_file", None)  # It is not called.
+    url = f"https://download.pytorch.org/models/{server.name}"
+    assert torch.hub.load_state_dict_from_url(url, check_hash=True).keys() == TENSORS.keys()
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere" / "checkpoints").mkdir(parents=True)
+    cached(server, tmp_path).rename(tmp_path / "elsewhere" / "checkpoints" / server.name)
+    assert load_weights(weights).tensors.keys() == TENSORS.keys()
+
+
+@pytest.mark.parametrize("by_variable", [True, False])
+def test_offline_says_which_file_from_where_to_where(by_variable, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("FULLYCONV_OFFLINE", "1" if by_variable else "")
+    path = cached(server, tmp_path)
+    with pytest.raises(WeightsError) as caught:
+        fetch_weights(DownloadableWeights(server.name), offline=not by_variable)
+    assert str(caught.value) == (
+        f"there is no {path}, and offline {server.url}/models/{server.name} is not downloaded "
+        f"(copy {server.name} to {path.parent}, or name a copy with --encoder-weights FILE)"
+    )
+    assert caught.value.exit_code == 2
+    assert server.requests == []
+
+
+def test_a_failed_download_says_how_to_do_without(server, tmp_path):
+    server.faults = [Fault(status=404)]
+    with pytest.raises(DownloadError) as caught:
+        fetch_weights(DownloadableWeights(server.name), progress=Silent())
+    assert str(caught.value) == (
+        f"cannot download {server.url}/models/{server.name}: the server answers 404 Not Found "
+        f"(copy {server.name} to {cached(server, tmp_path).parent}, or name a copy with --encoder-weights FILE)"
+    )
+    assert caught.value.exit_code == 1
+
+
+def test_a_file_that_is_not_what_its_name_promises_is_not_kept(server, tmp_path):
+    name = "net-397923af.pth"
+    with pytest.raises(DownloadError, match="the SHA-256 has to start with 397923af"):
+        load_weights(DownloadableWeights(name))
+    assert list(cached(server, tmp_path).parent.iterdir()) == []
+
+
+def test_a_damaged_file_that_is_there_is_refused_and_left_to_the_user(server, tmp_path):
+    path = cached(server, tmp_path)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"damaged")
+    digest = hashlib.sha256(b"damaged").hexdigest()
+    assert refusal(DownloadableWeights(server.name)) == (
+        f"the SHA-256 of {server.name} has to start with {server.name[4:12]}, it starts with {digest[:8]} "
+        f"(the file is damaged or not the one that it is named after: remove {path}, and it is downloaded again)"
+    )
+    assert path.read_bytes() == b"damaged"
+    path.unlink()
+    assert load_weights(DownloadableWeights(server.name)).tensors.keys() == TENSORS.keys()
+
+
+@pytest.mark.parametrize(
+    "address", ["mirror.local", "file:///weights", "http://", "http://mirror/\nx", "http://é"]
+)
+def test_a_mirror_that_is_no_address_is_refused(address, server, monkeypatch):
+    monkeypatch.setenv("FULLYCONV_WEIGHTS_URL", address)
+    with pytest.raises(UsageError) as caught:
+        fetch_weights(DownloadableWeights(server.name))
+    assert str(caught.value) == f"FULLYCONV_WEIGHTS_URL has to be an http or https address, got {address!r}"
+
+
+def test_without_a_mirror_the_address_is_that_of_torchvision(server, monkeypatch):
+    monkeypatch.delenv("FULLYCONV_WEIGHTS_URL")
+    with pytest.raises(WeightsError, match=r"offline https://download\.pytorch\.org/models/net-"):
+        fetch_weights(DownloadableWeights(server.name), offline=True)
 
 
 def choice(tensors, ignored=()):

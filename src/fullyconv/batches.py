@@ -7,7 +7,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,9 +15,10 @@ from torch import Tensor
 from fullyconv.class_table import IGNORE_INDEX
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.decoder import Decoder
+from fullyconv.draws import draw_pixels
 from fullyconv.encoder import padded_size
 from fullyconv.features import FeatureReader
-from fullyconv.losses import map_cross_entropy, pixel_cross_entropy
+from fullyconv.losses import FOCAL_GAMMA, dice_loss, map_loss, pixel_loss
 from fullyconv.progress import Progress
 from fullyconv.shapes import Features, Logits, Points, Size
 from fullyconv.transforms import View
@@ -38,10 +39,11 @@ the cache. Their order in an epoch is not."""
 
 @dataclass(frozen=True)
 class PointBatch:
-    """Pixels of any images: P x K float32 features for each spec, P int64 class indices."""
+    """Pixels of any images: P x K float32 features for each spec, P int64 class indices, P float32 shares."""
 
     points: Points
     targets: Tensor
+    shares: Tensor
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class MapBatch:
             edge that its logits would depend on cells beyond it.
         rows: N x P int64 rows of drawn pixels; empty where the loss is taken at every pixel.
         columns: N x P int64, likewise.
+        shares: N x P float32: how many pixels each drawn one stands for (`fullyconv.draws`), with mean 1.
     """
 
     features: Features
@@ -62,6 +65,7 @@ class MapBatch:
     targets: Tensor
     rows: Tensor
     columns: Tensor
+    shares: Tensor
 
     @property
     def drawn_targets(self) -> Tensor:
@@ -104,17 +108,22 @@ class PointBatches:
             progress.say(f"points: {affordable} pixels an image and view instead of {count}, to stay below 2 GB")
         parts: list[list[Tensor]] = [[] for _ in reader.encoder.specs]
         targets: list[Tensor] = []
+        shares: list[Tensor] = []
         with progress.track("reading features", len(dataset) * len(views)) as step:
             items = [(sample, view) for sample in dataset for view in views]
-            for points, classes in reader.all_points(items, output_stride, min(count, affordable), POINTS_SEED):
+            for points, classes, share in reader.all_points(
+                items, output_stride, min(count, affordable), POINTS_SEED
+            ):
                 for part, values in zip(parts, points, strict=True):
                     part.append(values)
                 targets.append(classes)
+                shares.append(share)
                 step()
         self.points: Points = []
         while parts:  # Each list goes when it is joined: not everything is there twice.
             self.points.append(torch.cat(parts.pop(0)))
         self.targets = torch.cat(targets)
+        self.shares = torch.cat(shares)
         self.size = size
         self.seed = seed
         self.device = reader.device
@@ -130,7 +139,7 @@ class PointBatches:
         for start in range(0, len(order), self.size):
             chosen = order[start : start + self.size]
             points = [values[chosen].to(self.device).float() for values in self.points]
-            yield PointBatch(points, self.targets[chosen].to(self.device))
+            yield PointBatch(points, *(values[chosen].to(self.device) for values in (self.targets, self.shares)))
 
 
 class MapBatches:
@@ -218,14 +227,18 @@ class MapBatches:
             _cut(maps, spec.stride, (top, left), self.crop)
             for spec, maps in zip(self.reader.encoder.specs, features, strict=True)
         ]
-        labelled = (targets.flatten() != IGNORE_INDEX).nonzero()[:, 0]
-        count = self.count if len(labelled) else 0
-        chosen = (
-            labelled[torch.randint(max(1, len(labelled)), (count,), generator=draw)] if count else labelled[:0]
-        )
-        return MapBatch(
-            cut, self.crop, targets[None], (chosen // self.crop[1])[None], (chosen % self.crop[1])[None]
-        )
+        chosen, shares = self._draw_pixels(targets, draw)
+        rows, columns = chosen // self.crop[1], chosen % self.crop[1]
+        return MapBatch(cut, self.crop, targets[None], rows[None], columns[None], shares[None])
+
+    def _draw_pixels(self, targets: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw `count` pixels of a crop; where fewer are labelled, the rest is there for the shape alone."""
+        chosen, shares = draw_pixels(targets.flatten(), self.count, draw)
+        if len(chosen) == 0:
+            return chosen, shares
+        missing = self.count - len(chosen)
+        shares = torch.cat([shares * (self.count / len(chosen)), torch.zeros(missing)])
+        return torch.cat([chosen, chosen[:1].expand(missing)]), shares
 
     def _window(self, side: int, crop: int, draw: torch.Generator) -> tuple[int, int]:
         """Choose a window of a side on the grid; the whole side where it fits."""
@@ -253,7 +266,8 @@ class MapBatches:
         targets = torch.cat([crop.targets for crop in crops]).to(self.device).long()
         rows = torch.cat([crop.rows for crop in crops]).to(self.device)
         columns = torch.cat([crop.columns for crop in crops]).to(self.device)
-        return replace(crops[0], features=features, targets=targets, rows=rows, columns=columns)
+        shares = torch.cat([crop.shares for crop in crops]).to(self.device)
+        return MapBatch(features, self.crop, targets, rows, columns, shares)
 
     def read_ahead(self, progress: Progress) -> None:
         """Compute the maps that are not cached yet, and hold what fits in memory; nothing without a cache."""
@@ -295,21 +309,33 @@ def step_loss(decoder: Decoder, batch: PointBatch | MapBatch, loss: str, weights
 
     Args:
         decoder: In train mode.
-        batch: Points, or crops of feature maps.
-        loss: "sampled" or "full".
-        weights: C float class weights with expectation 1, or None.
+        batch: Points, or crops of feature maps; every pixel counts where none was drawn.
+        loss: "cross_entropy" or "focal"; at every pixel also "dice", or "dice+cross_entropy" for their sum.
+        weights: C float class weights with expectation 1, or None. Dice takes none.
     """
     if isinstance(batch, PointBatch):
-        return pixel_cross_entropy(decoder.point_logits(batch.points), batch.targets, weights)
+        gamma = FOCAL_GAMMA if loss == "focal" else 0.0
+        logits = decoder.point_logits(batch.points)
+        return pixel_loss(logits, batch.targets, weights, shares=batch.shares, gamma=gamma)
     auxiliary = decoder.auxiliary_logits(batch.features, batch.size)
-    total = _map_loss(decoder(batch.features, batch.size), decoder.output_stride, batch, loss, weights)
+    logits = decoder(batch.features, batch.size)
+    total = _map_batch_loss(logits, decoder.output_stride, batch, loss, weights)
     if auxiliary is None:
         return total
-    return total + AUXILIARY_WEIGHT * _map_loss(auxiliary, decoder.output_stride, batch, loss, weights)
+    return total + AUXILIARY_WEIGHT * _map_batch_loss(auxiliary, decoder.output_stride, batch, loss, weights)
 
 
-def _map_loss(logits: Logits, output_stride: int, batch: MapBatch, loss: str, weights: Tensor | None) -> Tensor:
-    if loss == "full":
-        return map_cross_entropy(upsample_logits(logits, output_stride, batch.size), batch.targets, weights)
-    drawn = pixel_logits(logits, output_stride, batch.rows, batch.columns)
-    return pixel_cross_entropy(drawn.flatten(0, 1), batch.drawn_targets.flatten(), weights)
+def _map_batch_loss(
+    logits: Logits, output_stride: int, batch: MapBatch, loss: str, weights: Tensor | None
+) -> Tensor:
+    """Compute the loss of logits on the output grid of a batch's crops."""
+    gamma = FOCAL_GAMMA if loss == "focal" else 0.0
+    if batch.rows.shape[1]:
+        drawn = pixel_logits(logits, output_stride, batch.rows, batch.columns).flatten(0, 1)
+        targets, shares = batch.drawn_targets.flatten(), batch.shares.flatten()
+        return pixel_loss(drawn, targets, weights, shares=shares, gamma=gamma)
+    logits = upsample_logits(logits, output_stride, batch.size)
+    if loss == "dice":
+        return dice_loss(logits, batch.targets)
+    total = map_loss(logits, batch.targets, weights, gamma=gamma)
+    return total + dice_loss(logits, batch.targets) if loss == "dice+cross_entropy" else total

@@ -1,4 +1,4 @@
-"""Numbers as figures: the curves of a training run and the confusion matrix.
+"""Numbers as figures: the curves of a training run, the confusion matrix, what each stride contributes.
 
 matplotlib without pyplot: a figure is an object that is drawn once and saved by `pictures.save_picture`. No
 global state, no window, no style sheet.
@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from fullyconv.errors import UsageError
 
-__all__ = ["confusion_figure", "curves"]
+__all__ = ["confusion_figure", "contributions_figure", "curves"]
 
 _INK, _QUIET, _GRID = "#1f2328", "#656d76", "#e3e6ea"
 _BLUE, _VERMILLION, _GREEN, _PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"  # Okabe and Ito
@@ -204,3 +205,52 @@ def _label_classes(axes: Axes, names: Sequence[str], totals: npt.NDArray[np.int6
 
 def _short(name: str) -> str:
     return name if len(name) <= 24 else name[:23].rstrip() + "…"
+
+
+def contributions_figure(
+    whole: float, without: Sequence[tuple[str, float]], down_to: Sequence[tuple[str, float]]
+) -> Figure:
+    """Draw what the parts of a network contribute: lost without each on the left, gained one by one on the right.
+
+    Args:
+        whole: Mean IoU of the whole network, a fraction.
+        without: For each part its name and the mean IoU without it.
+        down_to: For ever more parts their names and the mean IoU with nothing but them; the last are all.
+
+    Returns:
+        A figure that grows with the number of parts.
+    """
+    figure = _figure(9, max(0.32 * max(len(without), len(down_to)) + 1.1, 2.4))
+    left, right = figure.subplots(1, 2)
+    drops = [(name, whole - value) for name, value in without]
+    _bars(left, "mean IoU lost without", drops, _VERMILLION)
+    _bars(right, "mean IoU with nothing but", down_to, _BLUE)
+    left.axvline(0, color=_QUIET, linewidth=0.8)
+    right.axvline(whole, color=_QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
+    for axes, longest in ((left, max(value for _, value in drops)), (right, whole)):
+        lowest = min(0.0, *(bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)))
+        axes.set_xlim(1.3 * lowest, 1.25 * longest if longest > 0 else 0.01)
+    return figure
+
+
+def _bars(axes: Axes, title: str, values: Sequence[tuple[str, float]], color: str) -> None:
+    """Horizontal bars from the top down, each with its number at its end."""
+    _clean(axes, title)
+    axes.set_xlabel("")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    places = range(len(values))
+    axes.barh(places, [value for _, value in values], height=0.62, color=color, alpha=0.85)
+    axes.set_yticks(places, [_short(name) for name, _ in values], parse_math=False, color=_INK, fontsize=9)
+    axes.set_ylim(len(values) - 0.4, -0.6)
+    axes.grid(visible=False, axis="y")
+    for place, (_, value) in zip(places, values, strict=True):
+        axes.annotate(
+            f"{value:.3f}",
+            (value, place),
+            xytext=(4 if value >= 0 else -4, 0),
+            textcoords="offset points",
+            ha="left" if value >= 0 else "right",
+            va="center",
+            fontsize=9,
+            color=_INK,
+        )

@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -20,6 +21,11 @@ import typer
 from fullyconv import __version__
 from fullyconv.config import RECIPES, TrainConfig, config_from_mapping, read_config
 from fullyconv.errors import FullyConvError, UsageError
+
+if typing.TYPE_CHECKING:
+    from fullyconv.ablation import Ablation
+    from fullyconv.model import FCN
+    from fullyconv.stages import Outline
 
 __all__ = ["app", "main"]
 
@@ -94,12 +100,14 @@ def _root(
     """Semantic segmentation with fully convolutional networks."""
 
 
-def _with_train_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command that takes `**options` one option for each field of `TrainConfig`."""
+def _with_train_options(command: Callable[..., None], names: Collection[str] = ()) -> Callable[..., None]:
+    """Give a command that takes `**options` one option for each field of `TrainConfig`, or for those named."""
     signature = inspect.signature(command)
     hints = typing.get_type_hints(TrainConfig, include_extras=True)
     options = []
     for field in fields(TrainConfig):
+        if names and field.name not in names:
+            continue
         kind, info = typing.get_args(hints[field.name])[:2]
         flag = "--" + field.name.replace("_", "-")
         default = None if field.default is MISSING else field.default
@@ -173,6 +181,9 @@ def train(
         Path | None, typer.Option("--from", metavar="MODEL", help="Start from the decoder of a model file.")
     ] = None,
     cache: Annotated[bool, typer.Option(help="Keep features on disk.")] = True,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Download nothing: pretrained weights have to be on this machine.")
+    ] = False,
     **options: Any,
 ) -> None:
     """Train a model on a folder of images and masks."""
@@ -198,7 +209,14 @@ def train(
         console.say(f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks")
     dataset = Dataset.open(data, classes=settings.classes, ignore=settings.ignore)
     result = run_training(
-        dataset, folder, settings, resume=resume, start_from=start_from, use_cache=cache, progress=console
+        dataset,
+        folder,
+        settings,
+        resume=resume,
+        start_from=start_from,
+        use_cache=cache,
+        offline=offline,
+        progress=console,
     )
     console.say(f"best val mean IoU {result.report.mean_iou:.4f}; the model is {result.model}")
     console.say(f"next: fullyconv predict {result.model} IMAGES -o masks")
@@ -230,14 +248,15 @@ def evaluate(
     console = Console()
     predictor = Predictor(model, device=device, precision=precision)
     dataset = Dataset.open(data, class_table=predictor.class_table)
-    chosen = dataset if split == "all" else choose_split(dataset, split)
+    chosen = choose_split(dataset, split, predictor.model.training_record)
     for note in dataset.notes:
         console.say(note)
     measured = next(iter(chosen.splits)) if len(chosen.splits) == 1 else "all"
     console.say(f"measuring {len(chosen)} images ({measured})")
     if split is None and measured not in ("test", "val"):
         console.say(
-            "WARNING: there is no test or val split: images that the model was trained on may be among them"
+            "WARNING: there is no test or val split: images that the model was trained on may be among them; "
+            "--split val measures those that its training held out"
         )
     report = run_evaluation(predictor, chosen, progress=console)
     if matrix is not None:
@@ -286,16 +305,130 @@ def info(model: Model, as_json: Json = False) -> None:
 
 
 @app.command()
+@partial(_with_train_options, names=("stride", "scales", "hidden", "upsampling", "fc", "width"))
+def explain(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A model file, or ENCODER+DECODER, such as vgg16+lecture: the network that train would build. "
+            "--classes and the settings of training below shape the latter.",
+        ),
+    ],
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Follow an image of this height and width through it.")
+    ] = None,
+    image: Annotated[Path | None, typer.Option(metavar="FILE", help="The same for an image file.")] = None,
+    classes: Annotated[
+        int | None, typer.Option(metavar="N", help="Number of classes of ENCODER+DECODER.", show_default="2")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="FIGURE",
+            help="Draw it: .png, .svg or .pdf. With --data, also FIGURE_contributions and FIGURE_skips.",
+        ),
+    ] = None,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="Draw it as it is built up: FIGURE_1, FIGURE_2, ...")
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA", help="Measure what each stride of the model file contributes on this data set."
+        ),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="train, val, test or all.", show_default="test, else val, else all")
+    ] = None,
+    images: Annotated[int, typer.Option(metavar="N", help="On how many images at most; drawn with seed 0.")] = 50,
+    as_json: Json = False,
+    **options: Any,
+) -> None:
+    """Say what a network is made of, what becomes of an image's size in it, and draw it."""
+    from fullyconv.diagrams import draw
+    from fullyconv.explain import contribution_pictures, describe, figure_files, find_network, outline_of, sizes_of
+    from fullyconv.pictures import save_picture
+
+    if steps and out is None:
+        raise UsageError("--steps needs a figure to draw", hint="name it with -o FIGURE.png")
+    given = {name: _parse(name, value) for name, value in options.items() if value is not None}
+    network = find_network(model, classes, given)
+    outline = outline_of(network)
+    pixels = _image_size(size, image)
+    sizes = sizes_of(outline, pixels) if pixels else None
+    files = figure_files(out, outline, steps=steps, contributions=data is not None) if out else {}
+    measured = _contributions(network, outline, data, split, images) if data else None
+    pictures = contribution_pictures(measured, network.class_table) if measured else {}
+    for what, file in files.items():
+        save_picture(
+            pictures[what] if what in pictures else draw(outline, sizes, int(what)), file, overwrite=False
+        )
+    if as_json:
+        found = {**outline.to_json(), **({"sizes": sizes.to_json()} if sizes else {})}
+        found |= {"contributions": measured.to_json()} if measured else {}
+        sys.stdout.write(json.dumps(found, allow_nan=False) + "\n")
+    else:
+        texts = [describe(outline, sizes), *([measured.table()] if measured else [])]
+        sys.stdout.write("\n\n".join(texts) + "\n")
+
+
+def _contributions(network: "FCN", outline: "Outline", data: Path, split: str | None, images: int) -> "Ablation":
+    """Measure what each stride of a model contributes, and say on which images."""
+    from fullyconv.ablation import measure_strides
+    from fullyconv.dataset import Dataset
+    from fullyconv.evaluate import choose_split
+    from fullyconv.feature_cache import FeatureCache
+    from fullyconv.predict import Predictor
+    from fullyconv.progress import Console
+
+    if any(parameter.is_meta for parameter in network.parameters()):
+        raise UsageError(
+            "--data needs a trained model, got names", hint="give a model file in place of ENCODER+DECODER"
+        )
+    console = Console()
+    dataset = Dataset.open(data, class_table=network.class_table)
+    chosen = dataset if split == "all" else choose_split(dataset, split)
+    for note in dataset.notes:
+        console.say(note)
+    return measure_strides(
+        Predictor(network), outline, chosen, images=images, cache=FeatureCache(), progress=console
+    )
+
+
+def _image_size(size: str | None, image: Path | None) -> tuple[int, int] | None:
+    """The height and width that were asked for, as text or by an image."""
+    if size is None and image is None:
+        return None
+    if size is None:
+        from fullyconv.images import image_size
+
+        return image_size(typing.cast(Path, image))
+    if image is not None:
+        raise UsageError("expected --size or --image, got both", hint="leave one out")
+    sides = size.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and side.isascii() for side in sides):
+        raise UsageError(f"--size has to be HEIGHTxWIDTH in pixels, got {size!r}", hint="such as 160x576")
+    return int(sides[0]), int(sides[1])
+
+
+@app.command()
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where data and run go.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="The run folder.", show_default="runs/demo, runs/demo-2, ..."
+        ),
+    ] = None,
 ) -> None:
     """Draw an inspection data set, train on it, measure, predict, and say what to type next."""
     from fullyconv.demo import demo as run_demo
+    from fullyconv.demo import next_demo_folder
     from fullyconv.progress import Console
 
-    run_demo(out, Console())
+    run_demo(out or next_demo_folder(), Console())
 
 
 @cache_app.command("info")

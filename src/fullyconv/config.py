@@ -40,7 +40,10 @@ class TrainConfig:
     ] = "efficientnet_lite0"
     encoder_weights: Annotated[
         str,
-        Field(description="pretrained, none (random), or a weights file in torchvision's key layout."),
+        Field(
+            description="pretrained (installed, else downloaded once), none (random), or a weights file in "
+            "torchvision's key layout."
+        ),
     ] = "pretrained"
     decoder: Annotated[
         Literal["practical", "fcn", "fcn_at_once", "lecture", "d2l", "torchvision"],
@@ -73,12 +76,21 @@ class TrainConfig:
         Literal["points", "maps"],
         Field(description="Train on features read once at labelled pixels, or on whole feature maps."),
     ] = "points"
-    pixels: Annotated[int, Field(ge=1, description="Labelled pixels drawn from an image and view.")] = 512
+    pixels: Annotated[
+        int, Field(ge=0, description="Labelled pixels drawn from an image and view; 0: every pixel (maps only).")
+    ] = 512
     loss: Annotated[
-        Literal["sampled", "full"],
-        Field(description="Cross entropy at the drawn pixels, or at all (maps only)."),
-    ] = "sampled"
-    balance: Annotated[bool, Field(description="Weigh classes by the inverse root of their frequency.")] = False
+        Literal["cross_entropy", "focal", "dice", "dice+cross_entropy"],
+        Field(description="What is minimised; dice needs every pixel (pixels 0)."),
+    ] = "cross_entropy"
+    balance: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Weigh classes by their inverse frequency to this power; 0: all alike, 1: fully.",
+        ),
+    ] = 0.25
     mirror: Annotated[bool, Field(description="Learn from mirrored images, too.")] = True
     view_scales: Annotated[
         tuple[Annotated[float, Field(ge=0.25, le=4)], ...],
@@ -128,8 +140,13 @@ class TrainConfig:
         Raises:
             UsageError: The first contradiction.
         """
-        if self.loss == "full" and self.train_on == "points":
-            raise UsageError("loss full needs whole feature maps", hint="add --train-on maps")
+        if self.loss.startswith("dice") and self.pixels:
+            raise UsageError(
+                f"loss {self.loss} needs every pixel, got pixels {self.pixels}",
+                hint="add --train-on maps --pixels 0",
+            )
+        if self.pixels == 0 and self.train_on == "points":
+            raise UsageError("pixels 0 (every pixel) needs whole feature maps", hint="add --train-on maps")
         if self.decoder == "practical":
             return
         for name, needed in _MAPS_ONLY.items():
@@ -152,6 +169,7 @@ _MAPS_USUAL: Mapping[str, Any] = {
     "batch": 8,
     "epochs": 10,
     "steps": 300,
+    "balance": 0.0,
 }
 """What all decoders but the practical one have where nothing else is said: FCN-8s on whole maps."""
 

@@ -6,7 +6,7 @@ step (`fullyconv.upsample`). Where the last upsampling is learned, the output st
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +15,18 @@ from torch.nn import functional
 from fullyconv.encoder import FeatureSpec, padded_size
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Points, Size
+from fullyconv.stages import Kind, Stage
 
 __all__ = [
     "BatchNorm",
     "Decoder",
     "bilinear_read",
+    "layer_stage",
     "output_cells",
     "positions_of_strides",
     "read_points",
     "resample",
+    "sum_stage",
 ]
 
 
@@ -74,6 +77,66 @@ class Decoder(nn.Module):
     def config(self) -> dict[str, Any]:
         """The keyword arguments, beside the specs and num_classes, that rebuild it, as JSON values."""
         raise NotImplementedError(f"{type(self).__name__} is abstract")
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Say stage by stage what `forward` computes, for `fullyconv explain`.
+
+        Features are read by their `FeatureSpec.label`; the last stage gives the logits. A test computes the stages
+        one by one and compares with `forward`. A decoder that says nothing here is one stage as a whole.
+        """
+        reads = tuple(spec.label for spec in self.specs)
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        return (Stage(self.name, "whole", reads, self.num_classes, self.output_stride, parameters=parameters),)
+
+
+def layer_stage(
+    name: str,
+    layer: nn.Conv2d | nn.ConvTranspose2d,
+    reads: str,
+    stride: float,
+    *,
+    kind: Kind | None = None,
+    module: str | None = None,
+    activation: Literal["", "ReLU"] = "",
+    note: str = "",
+) -> Stage:
+    """Describe a convolution or transposed convolution by what it says of itself.
+
+    Args:
+        name: Name of the stage.
+        layer: The layer.
+        reads: The stage or the features that it is computed from.
+        stride: Pixels of the original image between neighbouring cells of its input.
+        kind: "conv" or "transposed conv" if None.
+        module: Name of the layer in its decoder; that of the stage if None.
+        activation: What is applied to its result.
+        note: What else there is to say.
+    """
+    up = layer.stride[0] if isinstance(layer, nn.ConvTranspose2d) else 1
+    return Stage(
+        name,
+        kind or ("conv" if isinstance(layer, nn.Conv2d) else "transposed conv"),
+        (reads,),
+        layer.out_channels,
+        stride / up,
+        kernel=layer.kernel_size[0],
+        factor=up,
+        parameters=sum(parameter.numel() for parameter in layer.parameters()),
+        module=name if module is None else module,
+        activation=activation,
+        note=note,
+    )
+
+
+def sum_stage(name: str, way_up: Stage, *skips: str) -> Stage:
+    """Describe the sum of a stage and of what comes over skips, as large as the stage.
+
+    Args:
+        name: Name of the stage.
+        way_up: The stage that the skips join.
+        skips: The stages or features that join it.
+    """
+    return Stage(name, "sum", (way_up.name, *skips), way_up.channels, way_up.stride)
 
 
 class BatchNorm(nn.BatchNorm2d):

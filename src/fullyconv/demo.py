@@ -1,5 +1,6 @@
 """Generated data -> train -> evaluate -> predict, with words."""
 
+import itertools
 from pathlib import Path
 
 from fullyconv.charts import confusion_figure
@@ -14,7 +15,18 @@ from fullyconv.shapes import Size
 from fullyconv.synthetic import write_dataset
 from fullyconv.train import train
 
-__all__ = ["demo"]
+__all__ = ["demo", "next_demo_folder"]
+
+
+def next_demo_folder(parent: Path = Path("runs")) -> Path:
+    """Return `runs/demo`, or the first of `runs/demo-2`, `runs/demo-3`, ... that is free, its data folder too."""
+    names = itertools.chain(["demo"], (f"demo-{number}" for number in itertools.count(2)))
+    folders = (parent / name for name in names)
+    return next(folder for folder in folders if not folder.exists() and not _data_folder(folder).exists())
+
+
+def _data_folder(run: Path) -> Path:
+    return run.with_name(f"{run.name}-data")
 
 
 def demo(
@@ -37,7 +49,7 @@ def demo(
     Raises:
         UsageError: One of the folders is there already.
     """
-    data = out.with_name(f"{out.name}-data")
+    data = _data_folder(out)
     for folder in (out, data):
         if folder.exists():
             raise UsageError(f"{folder} is there already", hint="remove it, or give another folder with -o")

@@ -34,6 +34,7 @@ __all__ = [
     "pad_to_multiple",
     "padded_size",
     "resize_by",
+    "scaled_size",
     "tensors_digest",
 ]
 
@@ -107,6 +108,11 @@ class FeatureSpec:
     scale: float = 1.0
 
     @property
+    def label(self) -> str:
+        """A name for people: the tap's, with the scale where it is not 1, such as "maxp3" or "stage5@1.5"."""
+        return self.tap.name if self.scale == 1 else f"{self.tap.name}@{self.scale:g}"
+
+    @property
     def stride(self) -> float:
         """Pixels of the *original* image between neighbouring cells."""
         return self.tap.stride / self.scale
@@ -128,8 +134,8 @@ class EncoderNetwork(nn.Module):
         weights_licence: SPDX name of the licence of its usual pretrained weights.
         weights_source: Where these weights came from: "random", or a package or file (its name, no folder).
         packaged: The package that brings its pretrained weights, if there is one.
-        downloadable: The file that their publisher offers, if there is one.
-        usual_file: Where there is no package, the file to ask for.
+        downloadable: Where there is none, the published file to download.
+        usual_file: Where there is neither, the file to ask for.
         ignored_weights: Prefixes of published weights that features do not need (the classifier).
         misfits: Published files with the right keys that give wrong features: the start of the SHA-256, why.
     """
@@ -356,7 +362,14 @@ def resize_by(images: Tensor, scale: float) -> Tensor:
     images = functional.pad(images, (0, width - size[1], 0, height - size[0]), mode="replicate")
     scaled = int(height * ratio), int(width * ratio)
     images = functional.interpolate(images, scaled, mode="bilinear", align_corners=False)
-    return images[..., : math.ceil(size[0] * ratio), : math.ceil(size[1] * ratio)]
+    rows, columns = scaled_size(size, scale)
+    return images[..., :rows, :columns]
+
+
+def scaled_size(size: Size, scale: float) -> Size:
+    """The (height, width) to which `resize_by` brings images of `size`."""
+    ratio = _fraction(scale)
+    return math.ceil(size[0] * ratio), math.ceil(size[1] * ratio)
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:

@@ -4,6 +4,7 @@
     ├── UsageError          an option or argument that cannot work; exit code 2
     ├── DataError           an image, mask, data set or class table; exit code 2
     ├── WeightsError        pretrained encoder weights; exit code 2
+    │   └── DownloadError   they could not be downloaded; exit code 1
     ├── ModelFileError      a model file or checkpoint; exit code 2
     └── TrainingError       a run that cannot go on; exit code 1
 
@@ -12,6 +13,7 @@ Each message is one line: what was expected, what came (name, value, file). The 
 
 __all__ = [
     "DataError",
+    "DownloadError",
     "FullyConvError",
     "ModelFileError",
     "TrainingError",
@@ -55,6 +57,12 @@ class WeightsError(FullyConvError):
     """Pretrained encoder weights that are missing, damaged or of another network."""
 
     exit_code = 2
+
+
+class DownloadError(WeightsError):
+    """A download that failed through no fault of the user: it may succeed another time."""
+
+    exit_code = 1
 
 
 class ModelFileError(FullyConvError):

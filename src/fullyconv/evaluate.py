@@ -1,11 +1,13 @@
 """Any predictor x a data set -> a report."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from fullyconv.class_table import ClassTable
 from fullyconv.dataset import Dataset
 from fullyconv.errors import DataError
+from fullyconv.images import show_path
 from fullyconv.metrics import ConfusionMatrix, Report
 from fullyconv.predict import Predictor
 from fullyconv.progress import Progress, Silent
@@ -53,11 +55,39 @@ def evaluate(
     return report
 
 
-def choose_split(dataset: Dataset, name: str | None = None) -> Dataset:
-    """Return the split of a name, or else test, val or everything, whichever is there first."""
+def choose_split(dataset: Dataset, name: str | None = None, training: Mapping[str, Any] | None = None) -> Dataset:
+    """Return the split of a name, or else test, val or everything, whichever is there first.
+
+    Args:
+        dataset: With splits or without.
+        name: "train", "val", "test", "all", or None for the first there is.
+        training: The training record of the model to measure. Where the data set has no splits, train and val are
+            drawn again as its training drew them.
+
+    Raises:
+        DataError: There is no such split, or these are not the samples that were split then.
+    """
+    if name == "all":
+        return dataset
+    if name in ("train", "val") and not dataset.splits and training:
+        return _as_drawn_in_training(dataset, training).split(name)
     if name is not None:
         return dataset.split(name)
     for candidate in ("test", "val"):
         if dataset.has_split(candidate):
             return dataset.split(candidate)
     return dataset
+
+
+def _as_drawn_in_training(dataset: Dataset, training: Mapping[str, Any]) -> Dataset:
+    """Split a data set without splits as `train` did: by the samples' ids, the fraction and the seed alone."""
+    config = training["config"]
+    drawn = dataset.with_seeded_split(config["val_fraction"], config["seed"])
+    counts = {"train": training["train_images"], "val": training["val_images"]}
+    if drawn.splits != counts:
+        raise DataError(
+            f"{show_path(dataset.root)}: expected the {sum(counts.values())} samples that the model's training "
+            f"split into train and val, got {len(dataset)}",
+            hint="measure --split all, or a folder with splits of its own",
+        )
+    return drawn

@@ -14,10 +14,10 @@ import PIL
 import torch
 from torch import Tensor
 
-from fullyconv.class_table import IGNORE_INDEX
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.decoder import read_points
 from fullyconv.device import instruction_set
+from fullyconv.draws import draw_pixels
 from fullyconv.encoder import Encoder, padded_size
 from fullyconv.errors import DataError
 from fullyconv.feature_cache import FeatureCache, entry_key, to_half
@@ -29,7 +29,7 @@ __all__ = ["FeatureReader"]
 
 T = TypeVar("T")
 
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 """Raised whenever the way from a file's bytes to an entry of the cache changes: reading, views, what the encoder
 does around its network, drawing and reading points, rounding."""
 
@@ -81,18 +81,17 @@ class FeatureReader:
 
     def all_points(
         self, items: Iterable[tuple[Sample, View]], output_stride: int, count: int, seed: int
-    ) -> Iterator[tuple[Points, Tensor]]:
-        """Yield features read at labelled pixels of samples and views, and their class indices.
+    ) -> Iterator[tuple[Points, Tensor, Tensor]]:
+        """Yield features read at labelled pixels of samples and views, their class indices and their shares.
 
         Args:
             items: Of which views of which samples.
             output_stride: The decoder's: pixels are read through its grid.
-            count: Pixels to draw from the labelled ones, with equal probability and without repetition; all of
-                them where there are fewer.
+            count: Pixels to draw from the labelled ones (`fullyconv.draws`); all of them where there are fewer.
             seed: Decides the draw.
 
         Yields:
-            P x K tensors, one for each spec, half precision, and P int64 class indices.
+            P x K tensors, one for each spec, half precision; P int64 class indices; P float32 shares.
 
         Raises:
             DataError: An image or mask cannot be read, or changes during the run.
@@ -142,7 +141,7 @@ class FeatureReader:
 
     def _points(
         self, sample: Sample, view: View, output_stride: int, count: int, seed: int
-    ) -> tuple[Points, Tensor]:
+    ) -> tuple[Points, Tensor, Tensor]:
         key = entry_key(
             {
                 **self._image_key(sample, view),
@@ -159,7 +158,8 @@ class FeatureReader:
             entry = self._draw_points(sample, view, output_stride, count, seed)
             self._refuse_changed(sample.image, sample.mask)
             self._store(key, entry)
-        return [entry[str(index)] for index in range(len(self.encoder.specs))], entry["targets"].long()
+        points = [entry[str(index)] for index in range(len(self.encoder.specs))]
+        return points, entry["targets"].long(), entry["shares"]
 
     def target(self, sample: Sample, view: View = PLAIN) -> Mask:
         """Return the target of a view: H x W uint8 class indices, 255 ignored."""
@@ -185,18 +185,17 @@ class FeatureReader:
         self, sample: Sample, view: View, output_stride: int, count: int, seed: int
     ) -> dict[str, Tensor]:
         target = torch.from_numpy(self.target(sample, view).copy())
-        labelled = (target.flatten() != IGNORE_INDEX).nonzero()[:, 0]
         # The draw depends on what is in the key and nothing else: two samples of equal files share an entry.
         draw = torch.Generator().manual_seed(
             int(entry_key({"image": self._file_digest(sample.image), "view": asdict(view), "seed": seed})[:8], 16)
         )
-        pixels = labelled[torch.randperm(len(labelled), generator=draw)[:count]].sort().values
+        pixels, shares = draw_pixels(target.flatten(), count, draw)
         size = (target.shape[0], target.shape[1])
         rows, columns = pixels // size[1], pixels % size[1]
         maps = [maps.float() for maps in self._compute(sample, view)]
         points = read_points(maps, self.encoder.specs, output_stride, rows, columns, size)
         entry = {str(index): to_half(values) for index, values in enumerate(points)}
-        return {**entry, "targets": target.flatten()[pixels]}
+        return {**entry, "targets": target.flatten()[pixels], "shares": shares}
 
     def _image_key(self, sample: Sample, view: View) -> dict[str, object]:
         return {

@@ -12,14 +12,16 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import numpy.typing as npt
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
+from fullyconv.atomic import atomic_path
 from fullyconv.class_table import IGNORE_INDEX, ClassTable
 from fullyconv.errors import UsageError
-from fullyconv.images import write_image
+from fullyconv.images import show_path, write_image
 from fullyconv.shapes import Image, Mask, Size
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "overlay",
     "probability_picture",
     "save_picture",
+    "sheet",
     "validation_panel",
     "with_legend",
 ]
@@ -47,6 +50,8 @@ _PANEL_WIDTH = 1600  # what a panel aims at, in pixels
 _GAP = 12  # between cells, in pixels
 _CELL = (96, 320)  # smallest and largest side of the box that an image is fitted into
 _MAPS_UP_TO = 4  # classes: with more, one binary map a class makes a panel too wide
+
+_DATES = {"svg": "Date", "pdf": "CreationDate"}  # vector formats, and what matplotlib calls the time in them
 
 _Row = tuple[Image, Mask, Mask]
 _Cell = tuple[str, Image]
@@ -243,17 +248,41 @@ def probability_picture(probabilities: npt.NDArray[np.floating]) -> Image:
     return np.asarray(np.stack(planes, axis=-1) + 0.5).astype(np.uint8)
 
 
-def save_picture(picture: Image | PillowImage.Image | Figure, path: str | Path) -> None:
-    """Write a picture as PNG; it appears whole or not at all, and an older one is replaced.
+def sheet(rows: Sequence[Sequence[tuple[str, Image]]], table: ClassTable) -> Image:
+    """Show pictures in rows and columns, the titles of the first row above, a legend of all classes below.
+
+    Args:
+        rows: As many (title, H x W x 3 uint8 RGB) in each; those of a row have one size.
+        table: The classes.
+    """
+    cells: list[list[_Cell]] = []
+    for row in rows:
+        zoom = _zoom(row[0][1].shape[:2], _box(len(row)))
+        cells.append([("" if cells else title, _fitted(picture, zoom)) for title, picture in row])
+    picture = _sheet(cells)
+    return _stacked([picture, _legend(range(table.num_classes), table, picture.shape[1], 14)])
+
+
+def save_picture(picture: Image | PillowImage.Image | Figure, path: str | Path, *, overwrite: bool = True) -> None:
+    """Write a picture; it appears whole or not at all.
 
     Args:
         picture: H x W x 3 uint8 RGB, a Pillow image or a matplotlib figure. Equal pictures give equal files:
             no times or versions are written.
-        path: Where to; its folder must exist.
+        path: Where to; its folder must exist. A PNG, but a figure may be .svg or .pdf.
+        overwrite: Whether an older one is replaced.
 
     Raises:
-        UsageError: The file cannot be written.
+        UsageError: The file cannot be written, or is there already and `overwrite` is False.
     """
+    if isinstance(picture, Figure) and (kind := Path(path).suffix.lower()[1:]) in _DATES:
+        try:
+            # The salt makes the identifiers in an SVG the same every time.
+            with atomic_path(path, overwrite=overwrite) as temporary, rc_context({"svg.hashsalt": "fullyconv"}):
+                picture.savefig(temporary, format=kind, metadata={_DATES[kind]: None})
+        except OSError as error:
+            raise UsageError(f"{show_path(path)}: cannot write the figure: {error.strerror or error}") from error
+        return
     if isinstance(picture, Figure):
         canvas = FigureCanvasAgg(picture)
         with warnings.catch_warnings():
@@ -262,7 +291,7 @@ def save_picture(picture: Image | PillowImage.Image | Figure, path: str | Path) 
         picture = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
     if isinstance(picture, PillowImage.Image):
         picture = np.asarray(picture.convert("RGB"))
-    write_image(path, picture, overwrite=True)
+    write_image(path, picture, overwrite=overwrite)
 
 
 # Layout

@@ -18,6 +18,7 @@ from fullyconv.checkpoint import RunLock, load_newest, save_checkpoint
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
 from fullyconv.device import choose_device, choose_precision, seed_everything, set_threads
+from fullyconv.encoders import fetch_pretrained
 from fullyconv.errors import DataError, FullyConvError, TrainingError, UsageError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
@@ -63,6 +64,7 @@ def train(
     start_from: str | Path | None = None,
     cache: FeatureCache | None = None,
     use_cache: bool = True,
+    offline: bool = False,
     progress: Progress | None = None,
 ) -> TrainResult:
     """Train an FCN on a data set's train split and keep the best epoch on its val split.
@@ -76,11 +78,13 @@ def train(
         start_from: A model file whose decoder weights to start from, where names and shapes agree.
         cache: Where features are kept; the user's feature cache by default.
         use_cache: False computes the same features without keeping them on disk.
+        offline: Download nothing: pretrained weights have to be on this machine.
         progress: Where to report; nowhere by default.
 
     Raises:
         DataError: Something is wrong with an image or mask; found before the first epoch.
         UsageError: Settings that do not fit each other, the data or the run folder.
+        WeightsError: The encoder's weights are missing, cannot be downloaded, are damaged or of another network.
         TrainingError: The loss is not finite any more.
     """
     run = RunFolder(Path(out), resume=resume, progress=progress or Silent())
@@ -90,6 +94,9 @@ def train(
     with RunLock(run.path):
         try:
             splits = _splits(data, config, run if resume else None)
+            if config.encoder_weights == "pretrained":
+                # Before there is anything to resume: after Ctrl-C the same command goes on with the download.
+                fetch_pretrained(config.encoder, offline=offline, progress=run)
             if not resume:
                 run.write_start(config, splits)
             session = _Session(run, config, splits, cache if use_cache else None, start_from)
@@ -300,7 +307,7 @@ class _Session:
                 decoder=self.decoder,
                 sizes=list(self.summaries["train"].sizes),
                 crop=config.crop,
-                count=0 if config.loss == "full" else config.pixels,
+                count=config.pixels,
                 batch=config.batch,
                 seed=config.seed,
             )
@@ -336,7 +343,8 @@ class _Session:
     def _class_weights(self, summary: DataSummary) -> Tensor | None:
         if not self.config.balance:
             return None
-        return balanced_weights(torch.from_numpy(summary.pixel_counts)).to(self.device)
+        counts = torch.from_numpy(summary.pixel_counts)
+        return balanced_weights(counts, self.config.balance).to(self.device)
 
     def _start_from(self, other: FCN) -> None:
         """Copy the decoder weights of another model where name and shape agree (the paper's staged training)."""

@@ -1,11 +1,13 @@
 """Pretrained weights: found, checked, read without running anything that is in them.
 
-Weights come from an installed package or from a local file, never from the network. A file is only ever read
-as named tensors: `.safetensors`, or `.pth` / `.pt` through the restricted unpickler of `torch.load`.
+Weights come from an installed package, from a local file, or, once, from the server where torchvision publishes
+them (`fullyconv.download`). A file is only ever read as named tensors: `.safetensors`, or `.pth` / `.pt` through
+the restricted unpickler of `torch.load`.
 """
 
 import hashlib
 import importlib.resources
+import os
 import pickle
 import re
 import warnings
@@ -19,10 +21,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fullyconv.errors import WeightsError
+from fullyconv.download import download
+from fullyconv.errors import UsageError, WeightsError
+from fullyconv.progress import Console, Progress
 
-__all__ = ["DownloadableWeights", "PackagedWeights", "Weights", "choose_tensors", "initialise", "load_weights"]
+__all__ = [
+    "DownloadableWeights",
+    "PackagedWeights",
+    "Weights",
+    "choose_tensors",
+    "fetch_weights",
+    "initialise",
+    "load_weights",
+]
 
+PUBLISHED_AT = "https://download.pytorch.org/models"
 SUFFIXES = (".pth", ".pt", ".safetensors")
 SHOWN_KEYS = 3
 INITIALISATION_SEED = 0
@@ -51,10 +64,10 @@ class PackagedWeights:
 
 @dataclass(frozen=True)
 class DownloadableWeights:
-    """A weights file that torchvision publishes, at `https://download.pytorch.org/models/<file>`.
+    """A weights file of torchvision, published at `https://download.pytorch.org/models/<file>`.
 
     Attributes:
-        file: Its name, whose stem ends in `-` and the first 8 hex digits of its SHA-256.
+        file: Its published name, whose stem ends in "-" and the first 8 hex digits of its SHA-256.
     """
 
     file: str
@@ -77,14 +90,62 @@ class Weights:
     sha256: str
 
 
-def load_weights(source: str | Path | PackagedWeights) -> Weights:
-    """Read weights from a local file or an installed package.
+def fetch_weights(
+    weights: DownloadableWeights, *, offline: bool = False, progress: Progress | None = None
+) -> Path:
+    """Return where a published weights file is on this machine; download it if it is not there.
+
+    It is kept where torchvision keeps it, too: in `checkpoints` in torch hub's folder, `$TORCH_HOME/hub`, else
+    `$XDG_CACHE_HOME/torch/hub`, else `~/.cache/torch/hub`. `FULLYCONV_WEIGHTS_URL` names a mirror of
+    `https://download.pytorch.org/models`, and `FULLYCONV_OFFLINE=1` forbids downloads.
+
+    Args:
+        weights: The file.
+        offline: Download nothing.
+        progress: Where to report; the console by default, since half a gigabyte takes its time.
+
+    Returns:
+        Its path. A file that was there already is not checked: `load_weights` does that.
+
+    Raises:
+        WeightsError: The file is not there and downloads are forbidden.
+        DownloadError: The download failed.
+        UsageError: `FULLYCONV_WEIGHTS_URL` is no address.
+    """
+    path = Path(torch.hub.get_dir()) / "checkpoints" / weights.file
+    if path.exists():
+        return path
+    url = f"{_published_at()}/{weights.file}"
+    hint = f"copy {weights.file} to {path.parent}, or name a copy with --encoder-weights FILE"
+    if offline or os.environ.get("FULLYCONV_OFFLINE", "0") not in ("", "0"):
+        raise WeightsError(f"there is no {path}, and offline {url} is not downloaded", hint)
+    promised = _promised_digest(path)
+    download(url, path, promised, hint=hint, progress=progress or Console())
+    return path
+
+
+def _published_at() -> str:
+    """The address of the folder that holds torchvision's weights, or a mirror of it."""
+    address = os.environ.get("FULLYCONV_WEIGHTS_URL") or PUBLISHED_AT
+    if not re.fullmatch(r"https?://[!-~]+", address):
+        raise UsageError(f"FULLYCONV_WEIGHTS_URL has to be an http or https address, got {address!r}")
+    return address.rstrip("/")
+
+
+def _promised_digest(path: Path) -> str:
+    """The start of the SHA-256 that a file name promises, as torchvision's do; "" where it promises none."""
+    found = re.search(r"-([0-9a-f]{8})$", path.stem)
+    return found[1] if found else ""
+
+
+def load_weights(source: str | Path | PackagedWeights | DownloadableWeights) -> Weights:
+    """Read weights from a local file, an installed package, or a published file (see `fetch_weights`).
 
     A file name that ends in 8 hex digits, such as `vgg16-397923af.pth`, promises the start of the file's
     SHA-256, as torchvision's names do: it is held to it.
 
     Args:
-        source: A `.pth`, `.pt` or `.safetensors` file of named tensors, or a package.
+        source: A `.pth`, `.pt` or `.safetensors` file of named tensors, a package, or a published file.
 
     Raises:
         WeightsError: Nothing there, damaged, not a file of tensors alone, or not the file that its digest
@@ -92,6 +153,10 @@ def load_weights(source: str | Path | PackagedWeights) -> Weights:
     """
     if isinstance(source, PackagedWeights):
         return _load_packaged(source)
+    another = "download it again"
+    if isinstance(source, DownloadableWeights):
+        source = fetch_weights(source)
+        another = f"remove {source}, and it is downloaded again"
     path = Path(source)
     if path.suffix not in SUFFIXES:
         raise WeightsError(
@@ -100,11 +165,11 @@ def load_weights(source: str | Path | PackagedWeights) -> Weights:
     if not path.is_file():
         raise WeightsError(f"no weights file {path}", hint="give pretrained, none or the path of a file")
     digest = _digest(path)
-    promised = re.search(r"-([0-9a-f]{8})$", path.stem)
-    if promised and not digest.startswith(promised[1]):
+    promised = _promised_digest(path)
+    if not digest.startswith(promised):
         raise WeightsError(
-            f"the SHA-256 of {path.name} has to start with {promised[1]}, it starts with {digest[:8]}",
-            hint="the file is damaged or not the one that it is named after: download it again",
+            f"the SHA-256 of {path.name} has to start with {promised}, it starts with {digest[:8]}",
+            hint=f"the file is damaged or not the one that it is named after: {another}",
         )
     return Weights(_read_tensors(path), f"file {path.name} sha256:{digest}", path.name, digest)
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fullyconv.decoder import Decoder, positions_of_strides
+from fullyconv.decoder import Decoder, layer_stage, positions_of_strides
 from fullyconv.encoder import FeatureSpec
 from fullyconv.shapes import Features, Logits, Size
+from fullyconv.stages import Stage
 from fullyconv.upsample import bilinear_upsampling
 
 __all__ = ["D2LDecoder"]
@@ -48,6 +49,14 @@ class D2LDecoder(Decoder):
         """Compute logits of images of `size` at every pixel; see `Decoder.forward`."""
         logits: Tensor = self.transpose_conv(self.final_conv(features[self.position]))
         return logits[..., : size[0], : size[1]]
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Say what `forward` computes; see `Decoder.stages`."""
+        spec = self.specs[self.position]
+        return (
+            layer_stage("final_conv", self.final_conv, spec.label, spec.stride, kind="score"),
+            layer_stage("transpose_conv", self.transpose_conv, "final_conv", spec.stride),
+        )
 
     def config(self) -> dict[str, Any]:
         """Nothing: the features decide all beside num_classes."""

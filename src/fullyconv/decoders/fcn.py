@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fullyconv.decoder import Decoder, positions_of_strides
+from fullyconv.decoder import Decoder, layer_stage, positions_of_strides, sum_stage
 from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError, WeightsError
 from fullyconv.shapes import Features, Logits, Size
+from fullyconv.stages import Stage
 from fullyconv.upsample import bilinear_upsampling
 
 __all__ = ["BerkeleySizes", "FCNDecoder", "berkeley_sizes"]
@@ -30,6 +31,8 @@ __all__ = ["BerkeleySizes", "FCNDecoder", "berkeley_sizes"]
 SCORE_NAMES = {32: "score_fr", 16: "score_pool4", 8: "score_pool3", 4: "score_pool2"}
 DOUBLING_NAMES = {16: "upscore2", 8: "upscore_pool4", 4: "upscore_pool3"}
 LAST_NAMES = {32: "upscore", 16: "upscore16", 8: "upscore8", 4: "upscore4"}
+SCALE_NAMES = {16: "scale_pool4", 8: "scale_pool3"}
+FUSE_NAMES = {16: "fuse_pool4", 8: "fuse_pool3", 4: "fuse_pool2"}
 
 # Factors on the features in front of the score layers in the authors' voc-fcn8s-atonce.
 AT_ONCE_SCALES = {16: 0.01, 8: 0.0001}
@@ -160,6 +163,41 @@ class FCNDecoder(Decoder):
     def config(self) -> dict[str, Any]:
         """The arguments beside specs, num_classes and at_once (which is in the name)."""
         return {"stride": self.stride, "upsampling": self.upsampling, "fc": self.fc, "width": self.width}
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Say what `forward` computes, in the names of the authors' code; see `Decoder.stages`."""
+        stages: list[Stage] = []
+        reads = [self.specs[position].label for position in self.positions]
+        if self.fc:
+            for name, before in (("fc6", reads[0]), ("fc7", "fc6")):
+                stages.append(
+                    layer_stage(name, getattr(self, name), before, 32, activation="ReLU", note="dropout 0.5")
+                )
+            reads[0] = "fc7"
+        stages.append(self._score_stage(32, reads[0]))
+        for step, label in zip(self.strides[1:], reads[1:], strict=True):
+            stages.append(way_up := self._upscore_stage(DOUBLING_NAMES[step], stages[-1], 2))
+            if self.scales[step] != 1:
+                channels = getattr(self, SCORE_NAMES[step]).in_channels
+                stages.append(
+                    Stage(SCALE_NAMES[step], "scale", (label,), channels, step, factor=self.scales[step])
+                )
+                label = SCALE_NAMES[step]
+            stages.append(self._score_stage(step, label))
+            stages.append(sum_stage(FUSE_NAMES[step], way_up, stages[-1].name))
+        if self.upsampling == "learned":
+            stages.append(self._upscore_stage(LAST_NAMES[self.stride], stages[-1], self.stride))
+        return tuple(stages)
+
+    def _score_stage(self, step: int, reads: str) -> Stage:
+        return layer_stage(SCORE_NAMES[step], getattr(self, SCORE_NAMES[step]), reads, step, kind="score")
+
+    def _upscore_stage(self, name: str, before: Stage, factor: int) -> Stage:
+        layer = self.get_submodule(name)
+        if isinstance(layer, nn.ConvTranspose2d):
+            return layer_stage(name, layer, before.name, before.stride)
+        reads, stride = (before.name,), before.stride / factor
+        return Stage(name, "upsample", reads, self.num_classes, stride, factor=factor, module=name)
 
 
 def _he_normal(layer: nn.Conv2d) -> nn.Conv2d:

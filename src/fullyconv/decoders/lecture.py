@@ -12,10 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fullyconv.decoder import Decoder, positions_of_strides
+from fullyconv.decoder import Decoder, layer_stage, positions_of_strides, sum_stage
 from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Size
+from fullyconv.stages import Stage
 
 __all__ = ["LectureDecoder"]
 
@@ -75,3 +76,21 @@ class LectureDecoder(Decoder):
     def config(self) -> dict[str, Any]:
         """The arguments beside specs and num_classes."""
         return {"width": self.width}
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Say what `forward` computes; see `Decoder.stages`."""
+        maxp3, maxp4, maxp5 = (self.specs[position].label for position in self.positions)
+        fcn2 = layer_stage("fcn2", self.fcn2, "fcn3", 32)
+        sum2 = sum_stage(f"fcn2 + {maxp4}", fcn2, maxp4)
+        fcn1 = layer_stage("fcn1", self.fcn1, sum2.name, 16)
+        sum1 = sum_stage(f"fcn1 + {maxp3}", fcn1, maxp3)
+        return (
+            layer_stage("conv6", self.conv6, maxp5, 32, activation="ReLU"),
+            layer_stage("fcn4", self.fcn4, "conv6", 32, activation="ReLU"),
+            layer_stage("fcn3", self.fcn3, "fcn4", 32),
+            fcn2,
+            sum2,
+            fcn1,
+            sum1,
+            layer_stage("output", self.output, sum1.name, 8),
+        )

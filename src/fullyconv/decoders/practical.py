@@ -8,6 +8,7 @@ With one, ReLU, dropout and a score layer follow the sum.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fullyconv.decoder import BatchNorm, Decoder, output_cells, resample
+from fullyconv.decoder import BatchNorm, Decoder, layer_stage, output_cells, resample
 from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Points, Size
+from fullyconv.stages import Stage
 
 __all__ = ["PracticalDecoder", "Skip"]
 
@@ -139,6 +141,39 @@ class PracticalDecoder(Decoder):
     def config(self) -> dict[str, Any]:
         """The arguments beside specs and num_classes."""
         return {"hidden": self.hidden, "dropout": self.dropout.p, "output_stride": self.output_stride}
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Say what `forward` computes; see `Decoder.stages`. The sum reads the coarsest skip first."""
+        channels, stages, ends = self.hidden or self.num_classes, [], {}
+        for position, (spec, skip) in enumerate(zip(self.specs, self.skips, strict=True)):
+            ends[position] = f"skip_{spec.label}"
+            parameters = sum(parameter.numel() for parameter in skip.parameters())
+            stages.append(
+                Stage(
+                    ends[position],
+                    "projection",
+                    (spec.label,),
+                    channels,
+                    spec.stride,
+                    kernel=1,
+                    parameters=parameters,
+                    module=f"skips.{position}",
+                )
+            )
+            if spec.stride != self.output_stride:
+                reads, ends[position] = (ends[position],), f"up_{spec.label}"
+                factor = spec.stride / self.output_stride
+                stages.append(
+                    Stage(ends[position], "upsample", reads, channels, self.output_stride, factor=factor)
+                )
+        order = sorted(ends, key=lambda position: -self.specs[position].stride)
+        skips = tuple(ends[position] for position in order)
+        total = Stage("sum", "sum", skips, channels, self.output_stride)
+        if not self.hidden:
+            return (*stages, replace(total, parameters=self.num_classes, module="bias"))
+        note = f"dropout {self.dropout.p:g}" if self.dropout.p else ""
+        total = replace(total, activation="ReLU", note=note)
+        return (*stages, total, layer_stage("score", self.score, "sum", self.output_stride, kind="score"))
 
 
 def _halo(stride: float, output_stride: int) -> int:

@@ -6,14 +6,15 @@ torchvision's names, `classifier` and `aux_classifier`.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
-from fullyconv.decoder import BatchNorm, Decoder, output_cells, positions_of_strides, resample
+from fullyconv.decoder import BatchNorm, Decoder, layer_stage, output_cells, positions_of_strides, resample
 from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Size
+from fullyconv.stages import Stage
 
 __all__ = ["TorchvisionDecoder"]
 
@@ -68,6 +69,15 @@ class TorchvisionDecoder(Decoder):
         cells = output_cells(self.specs, self.output_stride, size)
         return resample(logits, self.specs[self.position - 1].stride, self.output_stride, cells)
 
+    def stages(self) -> tuple[Stage, ...]:
+        """Say what `forward` computes, and the auxiliary head before it; see `Decoder.stages`."""
+        auxiliary = (
+            _head_stages("aux_classifier", self.aux_classifier, self.specs[self.position - 1], "in training only")
+            if self.aux_classifier is not None
+            else ()
+        )
+        return (*auxiliary, *_head_stages("classifier", self.classifier, self.specs[self.position]))
+
     def config(self) -> dict[str, Any]:
         """The arguments beside specs and num_classes."""
         return {"auxiliary": self.aux_classifier is not None}
@@ -82,4 +92,25 @@ def _head(channels: int, num_classes: int) -> nn.Sequential:
         nn.ReLU(),
         nn.Dropout(DROPOUT),
         nn.Conv2d(width, num_classes, 1),
+    )
+
+
+def _head_stages(name: str, head: nn.Sequential, spec: FeatureSpec, note: str = "") -> tuple[Stage, ...]:
+    """Describe a head on the features of a spec."""
+    conv, score = cast(nn.Conv2d, head[0]), cast(nn.Conv2d, head[4])
+    norm_stage = Stage(
+        f"{name}.1",
+        "norm",
+        (f"{name}.0",),
+        conv.out_channels,
+        spec.stride,
+        parameters=sum(parameter.numel() for parameter in head[1].parameters()),
+        module=f"{name}.1",
+        activation="ReLU",
+        note=f"dropout {DROPOUT:g}",
+    )
+    return (
+        layer_stage(f"{name}.0", conv, spec.label, spec.stride, note=note),
+        norm_stage,
+        layer_stage(f"{name}.4", score, norm_stage.name, spec.stride, kind="score"),
     )

@@ -10,9 +10,10 @@ from fullyconv.encoders.efficientnet_lite import EfficientNetLite
 from fullyconv.encoders.resnet import ResNet
 from fullyconv.encoders.vgg import VGG16, vgg16_fc_layers
 from fullyconv.errors import UsageError, WeightsError
-from fullyconv.weights import Weights, choose_tensors, initialise, load_weights
+from fullyconv.progress import Progress
+from fullyconv.weights import Weights, choose_tensors, fetch_weights, initialise, load_weights
 
-__all__ = ["ENCODER_NAMES", "bare_network", "build_network", "vgg16_fc_layers"]
+__all__ = ["ENCODER_NAMES", "bare_network", "build_network", "fetch_pretrained", "vgg16_fc_layers"]
 
 NETWORKS: dict[str, Callable[[], EncoderNetwork]] = {
     "efficientnet_lite0": EfficientNetLite,
@@ -36,8 +37,9 @@ def build_network(name: str, weights: str = "pretrained") -> EncoderNetwork:
 
     Args:
         name: One of `ENCODER_NAMES`.
-        weights: "pretrained" (from an installed package), "none" (random, the same every time), or the path
-            of a `.pth`, `.pt` or `.safetensors` file in the key layout of its publisher.
+        weights: "pretrained" (from an installed package, else from a published file, which is downloaded if it is
+            not on this machine), "none" (random, the same every time), or the path of a `.pth`, `.pt` or
+            `.safetensors` file in the key layout of its publisher.
 
     Returns:
         The network in float32 on the CPU; its `weights_source` says where the weights came from.
@@ -51,14 +53,33 @@ def build_network(name: str, weights: str = "pretrained") -> EncoderNetwork:
         initialise(network)
     elif weights != "pretrained":
         _fill(network, load_weights(weights))
-    elif network.packaged is not None:
-        _fill(network, load_weights(network.packaged))
+    elif (published := network.packaged or network.downloadable) is not None:
+        _fill(network, load_weights(published))
     else:
         raise WeightsError(
-            f"no package brings pretrained weights for {name}",
+            f"no pretrained weights are published for {name}",
             hint=f"use --encoder-weights FILE with {network.usual_file}, or --encoder-weights none",
         )
     return network
+
+
+def fetch_pretrained(name: str, *, offline: bool = False, progress: Progress | None = None) -> None:
+    """Download the pretrained weights of a network, where no package brings them and they are not there yet.
+
+    After that `build_network(name)` needs no network connection.
+
+    Args:
+        name: One of `ENCODER_NAMES`. Others are for `build_network` to refuse.
+        offline: Download nothing.
+        progress: Where to report; the console by default.
+
+    Raises:
+        WeightsError: They are not there and cannot or must not be downloaded.
+    """
+    if name in NETWORKS:
+        network = _without_storage(name)
+        if network.packaged is None and network.downloadable is not None:
+            fetch_weights(network.downloadable, offline=offline, progress=progress)
 
 
 def bare_network(name: str) -> EncoderNetwork:
@@ -69,13 +90,17 @@ def bare_network(name: str) -> EncoderNetwork:
     """
     if name not in NETWORKS:
         raise UsageError(f"no encoder {name!r}", hint=f"choose one of {', '.join(NETWORKS)}")
-    # Without storage no default values are drawn: neither time nor the global random state is spent.
-    with torch.device("meta"):
-        network = NETWORKS[name]()
+    network = _without_storage(name)
     network.to_empty(device="cpu")
     for tensor in network.state_dict().values():
         tensor.zero_()
     return network
+
+
+def _without_storage(name: str) -> EncoderNetwork:
+    """Build a network without drawing default values: neither time nor the global random state is spent."""
+    with torch.device("meta"):
+        return NETWORKS[name]()
 
 
 def _fill(network: EncoderNetwork, weights: Weights) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from fullyconv.encoder import IMAGENET_INPUT, EncoderNetwork, ReceptiveField, Tap
-from fullyconv.weights import choose_tensors, load_weights
+from fullyconv.weights import DownloadableWeights, choose_tensors, load_weights
 
 __all__ = ["VGG16", "vgg16_fc_layers"]
 
@@ -30,6 +30,7 @@ class VGG16(EncoderNetwork):
     name = "vgg16"
     input_convention = IMAGENET_INPUT
     weights_licence = "BSD-3-Clause"
+    downloadable = DownloadableWeights("vgg16-397923af.pth")
     usual_file = "torchvision's vgg16-397923af.pth"
     ignored_weights = ("classifier.",)
     # torchvision's vgg16_features-amdegroot-88682ab5.pth, converted from Caffe.

@@ -1,0 +1,344 @@
+"""The figure of this very network: what it is made of, and what becomes of an image's size in it.
+
+The outline comes from the network itself: the encoder is run once to see which weights lead to which tap, and
+the decoder says what it computes. Networks that were never trained are built by name without memory for their
+weights, since all that is asked for are shapes.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from fullyconv.ablation import Ablation
+from fullyconv.charts import contributions_figure
+from fullyconv.class_table import ClassTable
+from fullyconv.config import config_from_mapping
+from fullyconv.dataset import Dataset
+from fullyconv.decoders import DECODER_NAMES
+from fullyconv.encoder import EncoderNetwork, FeatureSpec, padded_size, scaled_size
+from fullyconv.encoders import ENCODER_NAMES
+from fullyconv.errors import UsageError
+from fullyconv.images import show_path
+from fullyconv.model import FCN
+from fullyconv.model_file import load_model
+from fullyconv.pictures import colorize, sheet
+from fullyconv.shapes import Image, Size
+from fullyconv.stages import FixedMap, Outline, Sizes
+from fullyconv.train import build_model
+
+__all__ = ["contribution_pictures", "describe", "figure_files", "find_network", "outline_of", "sizes_of"]
+
+
+FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
+
+
+def find_network(name: str, classes: int | None = None, settings: Mapping[str, Any] | None = None) -> FCN:
+    """Load a model file, or build the network that two names stand for.
+
+    Args:
+        name: The path of a model file, or ENCODER+DECODER such as "vgg16+lecture". The latter is what
+            `fullyconv train` would build for these names, untrained and without memory for the decoder's weights:
+            it can be asked for shapes only.
+        classes: Number of classes of a network that is given by names; 2 by default.
+        settings: Settings of training that shape a network that is given by names, such as stride and hidden.
+
+    Raises:
+        UsageError: Neither a file nor two names; or classes or settings for a file, which has its own.
+        ModelFileError: The file is no model file.
+    """
+    if "+" not in name or Path(name).exists():
+        if not Path(name).exists():
+            raise UsageError(
+                f"expected a model file or ENCODER+DECODER, got {show_path(name)}",
+                hint=f"such as RUN/best.safetensors, or {_known()}",
+            )
+        if classes is not None or settings:
+            given = "classes" if classes is not None else next(iter(settings or {}))
+            raise UsageError(
+                f"a model file has its own settings, got --{given.replace('_', '-')} with {show_path(name)}",
+                hint="leave it out, or give ENCODER+DECODER in place of the file",
+            )
+        return load_model(name)
+    encoder, decoder = name.rsplit("+", 1)
+    if encoder not in ENCODER_NAMES or decoder not in DECODER_NAMES:
+        raise UsageError(f"no network {show_path(name)}", hint=_known())
+    if not 1 <= (number := 2 if classes is None else classes) <= 255:
+        raise UsageError(f"expected 1 to 255 classes, got {number}")
+    config = config_from_mapping(
+        {"encoder": encoder, "decoder": decoder, "encoder_weights": "none", **(settings or {})}
+    )
+    table = ClassTable.from_names([f"class {index}" for index in range(number)])
+    with torch.device("meta"):
+        return build_model(config, Dataset(Path(), table, ())).eval()
+
+
+def _known() -> str:
+    return f"an encoder ({', '.join(ENCODER_NAMES)}) + a decoder ({', '.join(DECODER_NAMES)})"
+
+
+def outline_of(model: FCN) -> Outline:
+    """Say what a network is made of.
+
+    Args:
+        model: Any model; its weights may be missing (on the meta device).
+    """
+    encoder, decoder = model.encoder, model.decoder
+    taps = [tap for tap in encoder.network.taps if tap.stride <= encoder.stride_grid]
+    used = weights_to_taps(encoder.network, [tap.stride for tap in taps])
+    fixed = []
+    for scale in encoder.scales:
+        before = 0
+        for tap in taps:
+            fixed.append(
+                FixedMap(
+                    label=FeatureSpec(tap, scale).label,
+                    tap=tap.name,
+                    scale=scale,
+                    tap_stride=tap.stride,
+                    channels=tap.channels,
+                    receptive_field=tap.receptive_field / scale,
+                    parameters=used[tap.stride] - before,
+                    is_read=tap.stride in encoder.strides,
+                )
+            )
+            before = used[tap.stride]
+    return Outline(
+        encoder=encoder.network.name,
+        decoder=decoder.name,
+        num_classes=decoder.num_classes,
+        fixed=tuple(fixed),
+        stages=decoder.stages(),
+        stride_grid=encoder.stride_grid,
+        fixed_parameters=used[encoder.stride_grid],
+        trained_parameters=sum(parameter.numel() for parameter in decoder.parameters()),
+    )
+
+
+class _UsedParameters(TorchFunctionMode):
+    """Notes the parameters that enter any operation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[int, int] = {}
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Run an operation."""
+        kwargs = kwargs or {}
+        for value in tree_leaves((args, kwargs)):
+            if isinstance(value, nn.Parameter):
+                self.found[id(value)] = value.numel()
+        return function(*args, **kwargs)
+
+
+@torch.no_grad()
+def weights_to_taps(network: EncoderNetwork, strides: Sequence[int]) -> dict[int, int]:
+    """Count the weights that a network needs for each of its taps, by watching it compute them.
+
+    Args:
+        network: It computes nothing beyond the tap that it is asked for.
+        strides: Ascending; of the taps.
+
+    Returns:
+        For each stride the number of weights on the way to its tap.
+    """
+    some = next(network.parameters())
+    images = torch.zeros(1, 3, strides[-1], strides[-1], device=some.device, dtype=some.dtype)
+    counts = {}
+    for stride in strides:
+        with _UsedParameters() as used:
+            network(images, (stride,))
+        counts[stride] = sum(used.found.values())
+    return counts
+
+
+def sizes_of(outline: Outline, size: Size) -> Sizes:
+    """Follow an image through a network.
+
+    Args:
+        outline: The network.
+        size: (height, width) of the image in pixels.
+
+    Raises:
+        UsageError: A side of less than one pixel.
+    """
+    if min(size) < 1:
+        raise UsageError(f"expected an image of 1x1 pixels or more, got {_text(size)}")
+    scales = dict.fromkeys(found.scale for found in outline.fixed)
+    scaled = {scale: scaled_size(size, scale) for scale in scales}
+    padded = {scale: padded_size(scaled[scale], outline.stride_grid) for scale in scales}
+    cells: dict[str, Size] = {}
+    for found in outline.fixed:
+        height, width = padded[found.scale]
+        cells[found.label] = height // found.tap_stride, width // found.tap_stride
+    # The grid of the logits belongs to the image at scale 1.
+    grid = padded_size(size, outline.stride_grid)
+    for stage in outline.stages:
+        if stage.kind in ("conv", "score", "projection", "norm", "scale"):
+            cells[stage.name] = cells[stage.reads[0]]
+        else:
+            cells[stage.name] = _cells(grid[0], stage.stride), _cells(grid[1], stage.stride)
+    last = cells[outline.stages[-1].name]
+    stride = outline.output_stride
+    return Sizes(size, scaled, padded, cells, (last[0] * stride, last[1] * stride))
+
+
+def _cells(pixels: int, stride: float) -> int:
+    return int(-(-pixels // stride))
+
+
+def describe(outline: Outline, sizes: Sizes | None = None) -> str:
+    """Put a network, and what becomes of an image in it, into aligned plain text.
+
+    Args:
+        outline: The network.
+        sizes: Adds the size arithmetic of an image, and a column with the size of each map.
+    """
+    parts = [_title(outline), *_fixed_table(outline, sizes), "", *_trained_table(outline, sizes), ""]
+    if sizes:
+        parts += [*_arithmetic(outline, sizes), ""]
+    parts += [
+        f"fixed    {outline.fixed_parameters:>12,} parameters",
+        f"trained  {outline.trained_parameters:>12,}",
+        f"all      {outline.fixed_parameters + outline.trained_parameters:>12,}",
+    ]
+    return "\n".join(parts)
+
+
+def _title(outline: Outline) -> str:
+    linear = "; the logits are a sum over the feature maps" if outline.is_linear else ""
+    return f"{outline.encoder} + {outline.decoder}, {outline.num_classes} classes{linear}\n"
+
+
+def _fixed_table(outline: Outline, sizes: Sizes | None) -> list[str]:
+    rows = [("fixed", "stride", "channels", "receptive field", "parameters", "map", "")]
+    for found in outline.fixed:
+        again = found.scale != outline.fixed[0].scale  # The same weights see the image at another scale.
+        rows.append(
+            (
+                found.label,
+                _number(found.stride),
+                f"{found.channels:,}",
+                f"{found.receptive_field:.0f} px",
+                "as above" if again else f"{found.parameters:,}",
+                _text(sizes.cells[found.label]) if sizes else "",
+                "" if found.is_read else "not read",
+            )
+        )
+    return _aligned(rows, sizes is not None)
+
+
+def _trained_table(outline: Outline, sizes: Sizes | None) -> list[str]:
+    rows = [("trained", "stride", "channels", "parameters", "map", "what it computes")]
+    for stage in outline.stages:
+        rows.append(
+            (
+                stage.name,
+                _number(stage.stride),
+                f"{stage.channels:,}",
+                f"{stage.parameters:,}" if stage.parameters else "-",
+                _text(sizes.cells[stage.name]) if sizes else "",
+                stage.formula,
+            )
+        )
+    if outline.output_stride > 1:
+        classes, last = f"{outline.num_classes:,}", outline.stages[-1].name
+        what = f"bilinear of {last}, x{outline.output_stride}"
+        rows.append(("mask", "1", classes, "-", _text(sizes.upsampled) if sizes else "", what))
+    return _aligned(rows, sizes is not None)
+
+
+def _arithmetic(outline: Outline, sizes: Sizes) -> list[str]:
+    """The way of an image's size: scaled, padded, halved, and back."""
+    lines = [f"image {_text(sizes.image)}"]
+    for scale, padded in sizes.padded.items():
+        enlarged = f"scale {scale:g}: {_text(sizes.scaled[scale])}, " if scale != 1 else ""
+        halvings = [
+            _text((padded[0] // 2**step, padded[1] // 2**step))
+            for step in range(outline.stride_grid.bit_length())
+            if outline.stride_grid % 2**step == 0
+        ]
+        lines.append(
+            f"  {enlarged}padded to multiples of {outline.stride_grid}: {_text(padded)}; "
+            f"then {' -> '.join(halvings)}"
+        )
+    last = outline.stages[-1].name
+    up = f", upsampled to {_text(sizes.upsampled)}" if outline.output_stride > 1 else ""
+    lines.append(f"logits {_text(sizes.cells[last])}{up}, cropped to {_text(sizes.image)}")
+    return lines
+
+
+def figure_files(out: Path, outline: Outline, *, steps: bool, contributions: bool) -> dict[str, Path]:
+    """Name the files of a figure, and refuse what is there already.
+
+    Args:
+        out: The file that was asked for: .png, .svg or .pdf.
+        outline: The network.
+        steps: One file for each step of the drawing, NAME_1.png, NAME_2.png, ..., instead of one.
+        contributions: NAME_contributions.png and NAME_skips.png, too.
+
+    Returns:
+        Files by what goes into them: "1", "2", ... (the last one alone without `steps`), "contributions", "skips".
+
+    Raises:
+        UsageError: Another suffix, no such folder, or a file that is there already.
+    """
+    if out.suffix.lower() not in FIGURE_SUFFIXES:
+        raise UsageError(f"expected a figure's name to end in {', '.join(FIGURE_SUFFIXES)}, got {show_path(out)}")
+    if not out.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {show_path(out.absolute().parent)}", hint="make it first")
+    last = outline.step_count
+    files = (
+        {str(step): out.with_stem(f"{out.stem}_{step}") for step in range(1, last + 1)}
+        if steps
+        else {str(last): out}
+    )
+    if contributions:
+        files["contributions"] = out.with_stem(f"{out.stem}_contributions")
+        files["skips"] = out.with_name(f"{out.stem}_skips.png")
+    for file in files.values():
+        if file.exists():
+            raise UsageError(f"{show_path(file)} is there already", hint="choose another name with -o")
+    return files
+
+
+def contribution_pictures(found: Ablation, table: ClassTable) -> dict[str, Figure | Image]:
+    """Draw what strides contribute: "contributions", bars; "skips", a few images with ever finer strides."""
+    whole = found.whole.mean_iou or 0.0
+    without, down_to = (
+        [(part.name, part.report.mean_iou or 0.0) for part in parts] for parts in (found.without, found.down_to)
+    )
+    titles = ["image", "target", *(part.name for part in found.down_to)]
+    rows = [
+        list(zip(titles, [image, *(colorize(mask, table) for mask in (target, *masks))], strict=True))
+        for image, target, masks in found.rows
+    ]
+    return {"contributions": contributions_figure(whole, without, down_to), "skips": sheet(rows, table)}
+
+
+def _text(size: Iterable[int]) -> str:
+    return "x".join(map(str, size))
+
+
+def _number(value: float) -> str:
+    """A stride in at most two decimals."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def _aligned(rows: Sequence[tuple[str, ...]], with_sizes: bool) -> list[str]:
+    """Pad cells to columns, numbers to the right; the column "map" only where there are sizes."""
+    keep = [index for index, head in enumerate(rows[0]) if head != "map" or with_sizes]
+    rows = [tuple(row[index] for index in keep) for row in rows]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for first, *numbers, last in rows:
+        cells = [number.rjust(width) for number, width in zip(numbers, widths[1:-1], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells, last]).rstrip())
+    return lines
