@@ -394,6 +394,31 @@ def test_an_epoch_depends_on_seed_and_epoch_alone(sizes, tmp_path):
     assert drawn_of(map_batches(sizes, count=9, seed=1), 1) != expected
 
 
+# Drawn with replacement
+
+
+def test_an_epoch_of_so_many_steps_draws_images_with_replacement(data):
+    found = map_batches(data, views=MIRRORED, batch=5, steps=40, seed=3)
+    drawn = [step for epoch in range(2) for step in found.epoch(epoch)]
+    assert (len(found), len(drawn), {len(step.targets) for step in drawn}) == (40, 80, {5})
+    counts = Counter(crop.tobytes() for step in drawn for crop in step.targets.numpy())
+    assert len(counts) == 6
+    assert sum((count - 400 / 6) ** 2 / (400 / 6) for count in counts.values()) < 20.5  # chi squared, p = 0.001
+    assert max(Counter(crop.tobytes() for crop in step.targets.numpy()).most_common(1)[0][1] for step in drawn) > 1
+
+
+@pytest.mark.parametrize("memory", [0, 4000, 10**9])
+def test_an_image_that_comes_twice_has_its_own_features_both_times(data, tmp_path, monkeypatch, memory):
+    options = {"views": MIRRORED, "batch": 7, "steps": 3}
+    expected = drawn_of(map_batches(data, **options), 0)
+    monkeypatch.setattr(batches_module, "MEMORY", memory)
+    found = map_batches(data, cache=FeatureCache(tmp_path / "cache"), **options)
+    assert drawn_of(found, 0) == expected
+    assert drawn_of(found, 0) == expected
+    held = sum(maps.nbytes for features, _ in found._held.values() for maps in features)
+    assert held < max(1, found._held_bytes) <= max(1, memory)
+
+
 # Drawn pixels
 
 

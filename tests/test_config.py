@@ -21,6 +21,7 @@ OTHER = {
     "decoder": "fcn",
     "stride": 16,
     "scales": (1.0,),
+    "rgb_0_to_1": True,
     "hidden": 0,
     "dropout": 0.1,
     "upsampling": "learned",
@@ -37,8 +38,10 @@ OTHER = {
     "crop": 320,
     "epochs": 10,
     "steps": 0,
+    "epoch_steps": 30,
     "batch": 8,
     "lr": 1e-3,
+    "schedule": "constant",
     "weight_decay": 0.0,
     "patience": 0,
     "val_fraction": 1 / 3,
@@ -83,7 +86,7 @@ def test_a_recipe_can_be_changed():
 
 
 def test_an_unknown_recipe_is_refused_naming_the_known_ones():
-    with pytest.raises(UsageError, match="recipe has to be one of default, fast, got 'quick'"):
+    with pytest.raises(UsageError, match="recipe has to be one of default, fast, lecture-exact, got 'quick'"):
         recipe("quick")
 
 
@@ -184,6 +187,7 @@ def test_what_is_given_goes_before_what_is_implied():
     [
         ({"pixels": 0}, r"pixels 0 \(every pixel\) needs whole feature maps \(add --train-on maps\)"),
         ({"loss": "dice"}, r"loss dice needs every pixel, got pixels 512 \(add --train-on maps --pixels 0\)"),
+        ({"epoch_steps": 30}, r"epoch_steps 30 needs whole feature maps \(add --train-on maps\)"),
         (
             {"decoder": "fcn", "train_on": "points"},
             r"decoder fcn needs train_on maps, got points \(leave --train-on",

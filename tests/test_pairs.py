@@ -35,9 +35,9 @@ def train_a_step(model, images):
     targets = torch.randint(0, 3, (2, *SIZE))
     targets[:, :5] = 255
     nothing = torch.empty(2, 0, dtype=torch.long)
-    batch = MapBatch(model.features(images), SIZE, targets, nothing, nothing)
+    batch = MapBatch(model.features(images), SIZE, targets, nothing, nothing, nothing.float())
     optimizer = torch.optim.AdamW(model.train().decoder.parameters(), lr=1e-2)
-    loss = step_loss(model.decoder, batch, "full", None)
+    loss = step_loss(model.decoder, batch, "cross_entropy", None)
     loss.backward()
     optimizer.step()
     return float(loss.detach())

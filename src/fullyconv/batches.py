@@ -160,6 +160,7 @@ class MapBatches:
         count: Pixels drawn from a crop; 0 for all.
         batch: Crops in a step.
         seed: Decides crops, pixels and order.
+        steps: Steps of an epoch, their images drawn with replacement; 0 shows each image and view once.
     """
 
     def __init__(
@@ -174,8 +175,10 @@ class MapBatches:
         count: int,
         batch: int,
         seed: int,
+        steps: int = 0,
     ) -> None:
         self.reader = reader
+        self.steps = steps
         self.items = [(sample, view) for sample in dataset for view in views]
         self.count = count
         self.batch = batch
@@ -193,12 +196,15 @@ class MapBatches:
 
     def __len__(self) -> int:
         """Steps in an epoch."""
-        return -(-len(self.items) // self.batch)
+        return self.steps or -(-len(self.items) // self.batch)
 
     def epoch(self, epoch: int) -> Iterator[MapBatch]:
         """Yield the batches of an epoch. Crops without a labelled pixel are left out and counted in `skipped`."""
         draw = _generator(self.seed, epoch)
-        order = torch.randperm(len(self.items), generator=draw).tolist()
+        if self.steps:
+            order = torch.randint(len(self.items), (self.steps * self.batch,), generator=draw).tolist()
+        else:
+            order = torch.randperm(len(self.items), generator=draw).tolist()
         reading = self._read_all([self.items[index] for index in order])
         while crops := [self._draw(*item, draw) for item in itertools.islice(reading, self.batch)]:
             usable = [crop for crop in crops if bool((crop.targets != IGNORE_INDEX).any())]
@@ -278,14 +284,18 @@ class MapBatches:
 
     def _read_all(self, items: list[tuple[Sample, View]]) -> Iterator[tuple[Features, Tensor]]:
         """Yield maps and target of items in order, from memory where they are held."""
-        missing = self.reader.all_maps(item for item in items if item not in self._held)
+        # An item may come twice, and its first coming may be held by the second: what is read is settled before.
+        known = set(self._held)
+        missing = self.reader.all_maps(item for item in items if item not in known)
         for item in items:
-            held = self._held.get(item)
-            if held is None:
+            if item in known:
+                held = self._held[item]
+            else:
                 held = next(missing), torch.from_numpy(self.reader.target(*item).copy())
                 size = sum(maps.nbytes for maps in held[0]) + held[1].nbytes
                 # Without a cache the encoder is meant to be in the loop: nothing is held then.
-                if self.reader.cache is not None and self._held_bytes + size <= MEMORY:
+                affordable = self._held_bytes + size <= MEMORY and item not in self._held
+                if self.reader.cache is not None and affordable:
                     self._held[item] = held
                     self._held_bytes += size
             yield held

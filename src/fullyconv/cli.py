@@ -41,7 +41,10 @@ app.add_typer(cache_app, name="cache")
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file, such as RUN/best.safetensors.")]
 Data = Annotated[
-    Path, typer.Argument(metavar="DATA", help="A folder with images/ and masks/, or a list of pairs.")
+    Path,
+    typer.Argument(
+        metavar="DATA", help="A folder with images/ and masks/, CamVid, PASCAL VOC, arrays, or a list of pairs."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
@@ -270,12 +273,18 @@ def evaluate(
 @app.command()
 def predict(
     model: Model,
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, folders or globs.")],
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Images, folders, globs or .npy arrays.")
+    ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where masks and overlays go.")],
     overlay: Annotated[bool, typer.Option(help="Write an overlay with a legend beside each mask.")] = True,
     probabilities: Annotated[
         bool,
         typer.Option("--probabilities", help="Write class probabilities as C x H x W float16 .npz, too."),
+    ] = False,
+    lecture: Annotated[
+        bool,
+        typer.Option("--lecture", help="Write the lecture's figures, too: class maps, mask alone, pasted mask."),
     ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -287,7 +296,15 @@ def predict(
     console = Console()
     predictor = Predictor(model, device=device, precision=precision)
     images = find_images(inputs)
-    written = predict_files(predictor, images, out, overlay=overlay, probabilities=probabilities, progress=console)
+    written = predict_files(
+        predictor,
+        images,
+        out,
+        overlay=overlay,
+        probabilities=probabilities,
+        lecture=lecture,
+        progress=console,
+    )
     console.say(f"{written} masks in {out}")
 
 

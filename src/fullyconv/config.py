@@ -61,6 +61,10 @@ class TrainConfig:
         tuple[Annotated[float, Field(ge=0.25, le=4)], ...],
         Field(min_length=1, description="Scales of the image at which features are read."),
     ] = (1.0, 1.5)
+    rgb_0_to_1: Annotated[
+        bool,
+        Field(description="Feed the encoder RGB 0..1 and nothing else, whatever it was trained on (the lecture)."),
+    ] = False
     hidden: Annotated[int, Field(ge=0, description="Hidden channels of the practical decoder; 0 is linear.")] = 128
     dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout before the practical decoder's score.")] = 0.3
     upsampling: Annotated[
@@ -105,11 +109,21 @@ class TrainConfig:
     steps: Annotated[
         int, Field(ge=0, description="At least this many steps: small data sets get more epochs.")
     ] = 600
+    epoch_steps: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Steps of an epoch, their images drawn at random with replacement (maps only); "
+            "0: each image once.",
+        ),
+    ] = 0
     batch: Annotated[int, Field(ge=1, description="Images whose pixels make one step.")] = 4
-    lr: Annotated[float, Field(gt=0, description="Highest learning rate of the one-cycle schedule (AdamW).")] = (
-        5e-3
-    )
-    weight_decay: Annotated[float, Field(ge=0, description="Weight decay of AdamW.")] = 1e-2
+    lr: Annotated[float, Field(gt=0, description="Highest learning rate (AdamW).")] = 5e-3
+    schedule: Annotated[
+        Literal["one_cycle", "constant"],
+        Field(description="The learning rate rises and falls in one cycle, or stays."),
+    ] = "one_cycle"
+    weight_decay: Annotated[float, Field(ge=0, description="Weight decay of AdamW; with 0 it is Adam.")] = 1e-2
     patience: Annotated[
         int, Field(ge=0, description="Stop after so many epochs without a better val; 0: never.")
     ] = 20
@@ -147,6 +161,10 @@ class TrainConfig:
             )
         if self.pixels == 0 and self.train_on == "points":
             raise UsageError("pixels 0 (every pixel) needs whole feature maps", hint="add --train-on maps")
+        if self.epoch_steps and self.train_on == "points":
+            raise UsageError(
+                f"epoch_steps {self.epoch_steps} needs whole feature maps", hint="add --train-on maps"
+            )
         if self.decoder == "practical":
             return
         for name, needed in _MAPS_ONLY.items():
@@ -185,8 +203,30 @@ def _text(value: object) -> str:
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "fast": {"scales": (1.0,), "hidden": 32, "dropout": 0.0, "batch": 8, "epochs": 6, "steps": 300},
+    "lecture-exact": {
+        **_MAPS_ONLY,
+        "encoder": "vgg16",
+        "decoder": "lecture",
+        "stride": 8,
+        "rgb_0_to_1": True,
+        "precision": "float32",
+        "pixels": 0,
+        "mirror": False,
+        "crop": 10**6,  # larger than any image: whole images
+        # 300 random batches of 20, a line for each 30.
+        "epochs": 10,
+        "epoch_steps": 30,
+        "steps": 0,
+        "batch": 20,
+        # Adam at 1e-3.
+        "lr": 1e-3,
+        "schedule": "constant",
+        "weight_decay": 0.0,
+        "patience": 0,
+    },
 }
-"""What a recipe changes of the defaults of `TrainConfig`."""
+"""What a recipe changes of the defaults of `TrainConfig`. "lecture-exact" is the training of "Fully Convolutional
+Network (FCN)", Prof. Seungchul Lee, Industrial AI Lab; `docs/lecture.md` has the rest of it."""
 
 
 def recipe(name: str = "default", **changes: Any) -> TrainConfig:
@@ -219,12 +259,12 @@ def config_from_mapping(values: Mapping[str, Any], *, base: str = "default", sou
             raise UsageError(f"unknown setting {name!r}{where}", hint=f"known: {', '.join(known)}")
     if base not in RECIPES:
         raise UsageError(f"recipe has to be one of {', '.join(RECIPES)}, got {base!r}")
-    if base != "default" and values.get("decoder", "practical") != "practical":
-        raise UsageError(
-            f"recipe {base} is for the decoder practical, got {values['decoder']}", hint="leave it out"
-        )
-    usual = RECIPES[base] if values.get("decoder", "practical") == "practical" else _MAPS_USUAL
-    if values.get("decoder") in _COARSEST:
+    its_decoder = RECIPES[base].get("decoder", "practical")
+    decoder = values.get("decoder", its_decoder)
+    if base != "default" and decoder != its_decoder:
+        raise UsageError(f"recipe {base} is for the decoder {its_decoder}, got {decoder}", hint="leave it out")
+    usual = RECIPES[base] if decoder == its_decoder else _MAPS_USUAL
+    if decoder in _COARSEST:
         usual = {**usual, "stride": None}
     try:
         config: TrainConfig = TypeAdapter(TrainConfig).validate_python({**usual, **values})

@@ -1,6 +1,6 @@
 """A folder or list of images and masks -> a `Dataset` of samples.
 
-`layout.py` pairs the files; this file finds out what the masks mean, says so in one sentence, and reads.
+`formats` pairs the files; this file finds out what the masks mean, says so in one sentence, and reads.
 """
 
 import hashlib
@@ -21,8 +21,9 @@ from fullyconv.class_table import (
     value_text,
 )
 from fullyconv.errors import DataError, UsageError
+from fullyconv.formats import find_samples
 from fullyconv.images import image_size, mask_mode, read_image, read_mask_array, show_path
-from fullyconv.layout import SPLIT_ORDER, Layout, Sample, find_samples, ordered, suffix_counts
+from fullyconv.layout import SPLIT_ORDER, KnownClasses, Layout, Sample, ordered, suffix_counts
 from fullyconv.shapes import Image, Mask
 
 __all__ = ["Dataset", "Sample"]
@@ -63,10 +64,11 @@ class Dataset:
         their values. `docs/concepts/data.md` has the rules.
 
         Args:
-            path: A folder with `images` and `masks`, or a text file with `image mask [split]` a line.
+            path: A folder with `images` and `masks` or of another known format, or a text file with
+                `image mask [split]` a line.
             classes: A class table file (index,name,r,g,b a line), or the names of the classes of values 0, 1,
                 2, ... as a sequence or separated by commas. Without, `classes.txt` in the folder; without
-                that too, each value found in the masks is a class.
+                that too, the classes of the format; without these, each value found in the masks is a class.
             ignore: Mask values that are no class. 255 is none either, unless all masks hold nothing but 0 and
                 255; that exception is switched off by giving 255 here.
             class_table: The classes as a model knows them: masks are read with it, and `classes` and `ignore`
@@ -82,10 +84,11 @@ class Dataset:
         if class_table is not None and (classes is not None or ignore):
             raise UsageError("expected either a class table, or classes and values to ignore, got both")
         root = Path(path)
-        declared = None if class_table else _declared(classes, root if root.is_dir() else root.parent)
         layout = find_samples(root)
         if class_table is None:
-            class_table, meaning = _find_classes(layout.samples, declared, tuple(ignore), show_path(root))
+            folder = root if root.is_dir() else root.parent
+            declared = _declared(classes, (folder, layout.folder or folder))
+            class_table, meaning = _find_classes(layout, declared, tuple(ignore), show_path(root))
         else:
             meaning = f"masks are read with the model's table of {class_table.num_classes} classes"
         return cls(root, class_table, layout.samples, _notes(layout, class_table, meaning))
@@ -206,10 +209,10 @@ class _Declared:
     has_colors: bool
 
 
-def _declared(classes: str | Path | Sequence[str] | None, folder: Path) -> _Declared | None:
+def _declared(classes: str | Path | Sequence[str] | None, folders: Sequence[Path]) -> _Declared | None:
     if classes is None:
-        path = folder / CLASSES_FILE
-        return _Declared(read_entries(path), CLASSES_FILE, has_colors=True) if path.is_file() else None
+        there = [path for folder in folders if (path := folder / CLASSES_FILE).is_file()]
+        return _Declared(read_entries(there[0]), CLASSES_FILE, has_colors=True) if there else None
     if isinstance(classes, str) and "," in classes and not Path(classes).exists():
         classes = classes.split(",")
     if isinstance(classes, str | Path):
@@ -220,10 +223,10 @@ def _declared(classes: str | Path | Sequence[str] | None, folder: Path) -> _Decl
 
 
 def _find_classes(
-    samples: Sequence[Sample], declared: _Declared | None, ignore: tuple[int, ...], where: str
+    layout: Layout, declared: _Declared | None, ignore: tuple[int, ...], where: str
 ) -> tuple[ClassTable, str]:
     """The class table, and the masks' meaning in words."""
-    masks = [sample.mask for sample in samples if sample.mask is not None]
+    masks = [sample.mask for sample in layout.samples if sample.mask is not None]
     modes = [mask_mode(mask) for mask in masks]
     colored = any(mode in _COLOR_MODES for mode in modes)
     if declared and declared.has_colors and colored:
@@ -238,6 +241,10 @@ def _find_classes(
         table = ClassTable.from_entries(kept, ignore, "binary") if kept else ClassTable.binary()
         first, second = table.names
         return table, f"masks hold nothing but 0 ({first}) and 255 ({second}), so that 255 is a class"
+    known = layout.classes
+    if not declared and known is not None and known.fit(found):
+        declared = _Declared(known.entries, known.name, has_colors=False)
+        ignore = ignore if known.sign is None else (*ignore, known.sign)
     if declared:
         table = ClassTable.from_entries(declared.entries, ignore, where=declared.source)
         words = f"masks are index images of the {table.num_classes} classes of {declared.source}"
@@ -256,7 +263,16 @@ def _find_classes(
         )
     table = ClassTable.from_values(values, ignore)
     which = "" if _has_map(table) else f", {value_text(values)},"  # where there is a map, the notes have it
-    return _at_least_two(table, where), f"no classes are declared: the mask values found{which} are the classes"
+    words = f"no classes are declared{_unlike(known)}: the mask values found{which} are the classes"
+    return _at_least_two(table, where), words
+
+
+def _unlike(known: KnownClasses | None) -> str:
+    """Why masks in a format's layout are not read with its classes, in words."""
+    if known is None:
+        return ""
+    values = value_text(entry.value for entry in known.entries)
+    return f", and the masks do not hold {values} and {known.sign} alone as those of {known.name} do"
 
 
 def _has_map(table: ClassTable) -> bool:
@@ -305,6 +321,7 @@ def _notes(layout: Layout, table: ClassTable, meaning: str) -> tuple[str, ...]:
     if ignored:
         parts.append(_ignored_text(ignored))
     notes = ["; ".join(parts) + "."]
+    notes += layout.notes
     if layout.skipped:
         notes.append(f"Files that are no images are left out ({suffix_counts(layout.skipped)}).")
     return tuple(notes)

@@ -25,6 +25,7 @@ from fullyconv.weights import DownloadableWeights, PackagedWeights
 
 __all__ = [
     "IMAGENET_INPUT",
+    "RGB_0_TO_1",
     "Encoder",
     "EncoderNetwork",
     "FeatureSpec",
@@ -59,6 +60,9 @@ class InputConvention:
 
 IMAGENET_INPUT = InputConvention(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
 """torchvision's mean (.485, .456, .406) and deviation (.229, .224, .225), in units of 0..255."""
+
+RGB_0_TO_1 = InputConvention(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
+"""RGB divided by 255 and nothing else, whatever a network was trained on: what the lecture feeds VGG16."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +214,7 @@ class Encoder(nn.Module):
         network: The pretrained network.
         strides: Which taps to read, as in `EncoderNetwork.taps_at`; all by default.
         scales: Factors by which the image is enlarged before the network. Each gives its own features.
+        input_convention: What the network is fed, if not what it declares: such as `RGB_0_TO_1`.
 
     Raises:
         UsageError: The network has no or too few taps at one of the strides; a scale is not in [0.25, 4], comes
@@ -224,6 +229,7 @@ class Encoder(nn.Module):
         network: EncoderNetwork,
         strides: Sequence[int] | None = None,
         scales: Sequence[float] = (1.0,),
+        input_convention: InputConvention | None = None,
     ) -> None:
         super().__init__()
         _check_scales(scales)
@@ -232,7 +238,7 @@ class Encoder(nn.Module):
         self.taps = network.taps_at(self.strides)
         self.scales = tuple(float(scale) for scale in scales)
         self.specs = tuple(FeatureSpec(tap, scale) for scale in self.scales for tap in self.taps)
-        convention = network.input_convention
+        self.input_convention = convention = input_convention or network.input_convention
         self.register_buffer("mean", torch.tensor(convention.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(convention.std).view(1, 3, 1, 1), persistent=False)
         self.precision = torch.float32
@@ -294,7 +300,7 @@ class Encoder(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Apply the input convention to RGB values in 0..255."""
-        if self.network.input_convention.channel_order == "BGR":
+        if self.input_convention.channel_order == "BGR":
             images = images.flip(1)
         return (images - self.mean) / self.std
 
@@ -313,7 +319,7 @@ class Encoder(nn.Module):
             "name": self.network.name,
             "strides": list(self.strides),
             "scales": list(self.scales),
-            "input_convention": asdict(self.network.input_convention),
+            "input_convention": asdict(self.input_convention),
         }
 
     def digest(self) -> str:

@@ -11,6 +11,8 @@
 Each message is one line: what was expected, what came (name, value, file). The hint says how to fix it.
 """
 
+from pathlib import Path
+
 __all__ = [
     "DataError",
     "DownloadError",
@@ -19,7 +21,14 @@ __all__ = [
     "TrainingError",
     "UsageError",
     "WeightsError",
+    "show_path",
 ]
+
+
+def show_path(path: str | Path) -> str:
+    """A path for a message: one printable line, whatever bytes the name holds."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 class FullyConvError(Exception):

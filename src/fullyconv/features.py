@@ -14,6 +14,7 @@ import PIL
 import torch
 from torch import Tensor
 
+from fullyconv.array_file import is_item, item_digest
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.decoder import read_points
 from fullyconv.device import instruction_set
@@ -206,7 +207,7 @@ class FeatureReader:
         }
 
     def _file_digest(self, path: Path) -> str:
-        """SHA-256 of a file as it was when this reader first saw it."""
+        """SHA-256 of a file, or of an item of an array, as it was when this reader first saw it."""
         if (known := self._file_digests.get(path)) is not None:
             return known
         return self._file_digests.setdefault(path, _sha256(path))  # Of several threads the first one counts.
@@ -229,6 +230,8 @@ class FeatureReader:
 
 
 def _sha256(path: Path) -> str:
+    if is_item(path):
+        return item_digest(path)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

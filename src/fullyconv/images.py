@@ -1,7 +1,8 @@
 """Read an image or a mask, write a mask PNG: the only place where image files are opened.
 
-Files are opened by Python and decoded by Pillow from a fixed set of formats. Whatever goes wrong on the way
-is a `DataError` that names the file. `docs/concepts/data.md` has the rules for users.
+Files are opened by Python and decoded by Pillow from a fixed set of formats; the items of arrays are read by
+`array_file`. Whatever goes wrong on the way is a `DataError` that names the file. `docs/concepts/data.md` has the
+rules for users.
 """
 
 import re
@@ -15,8 +16,9 @@ import numpy.typing as npt
 from PIL import ExifTags, UnidentifiedImageError, features
 from PIL import Image as PillowImage
 
+from fullyconv.array_file import is_item, item_size, read_image_item, read_mask_item
 from fullyconv.atomic import atomic_path
-from fullyconv.errors import DataError, UsageError
+from fullyconv.errors import DataError, UsageError, show_path
 from fullyconv.shapes import Image, Size
 
 __all__ = [
@@ -55,17 +57,12 @@ _SIDEWAYS = (5, 6, 7, 8)
 _ORIENTATION_KEYS = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 
 
-def show_path(path: str | Path) -> str:
-    """A path for a message: one printable line, whatever bytes the name holds."""
-    text = str(path)
-    return text if text.isprintable() else ascii(text)[1:-1]
-
-
 def read_image(path: str | Path) -> Image:
     """Read an image file as RGB, upright by its EXIF orientation.
 
     Args:
-        path: A file of one of the formats of `IMAGE_SUFFIXES`; its content says which, not its name.
+        path: A file of one of the formats of `IMAGE_SUFFIXES`; its content says which, not its name. Or an item of
+            an array.
 
     Returns:
         H x W x 3 uint8 RGB; see `to_rgb` for the modes.
@@ -73,6 +70,8 @@ def read_image(path: str | Path) -> Image:
     Raises:
         DataError: The file is missing, damaged, too large, of several pages or of a mode that is not read.
     """
+    if is_item(path):
+        return read_image_item(path)
     with _opened(path) as image:
         return _upright(image, to_rgb(image, show_path(path)))
 
@@ -127,6 +126,9 @@ def verify_image(path: str | Path) -> Size:
     Raises:
         DataError: `read_image` would fail as well.
     """
+    if is_item(path):
+        read_image_item(path)
+        return item_size(path)
     with _opened(path) as image:
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
             size = _header_size(image)
@@ -145,7 +147,7 @@ def read_mask_array(path: str | Path) -> npt.NDArray[np.uint8]:
     channel is dropped if it is opaque; transparent palette entries are indices like others.
 
     Args:
-        path: A PNG, BMP, GIF, PGM, PPM or TIFF file.
+        path: A PNG, BMP, GIF, PGM, PPM or TIFF file, or an item of an array.
 
     Returns:
         H x W uint8 values; H x W x 3 uint8 RGB for a mask in colours.
@@ -153,6 +155,8 @@ def read_mask_array(path: str | Path) -> npt.NDArray[np.uint8]:
     Raises:
         DataError: The file cannot be read, is of a lossy format or mode, or holds a value outside 0..255.
     """
+    if is_item(path):
+        return read_mask_item(path)
     with _opened(path) as image:
         _refuse_lossy(image, show_path(path))
         raw_mode = _raw_mode(image)
@@ -161,11 +165,13 @@ def read_mask_array(path: str | Path) -> npt.NDArray[np.uint8]:
 
 
 def mask_mode(path: str | Path) -> str:
-    """The Pillow mode of a mask, from the header: "L", "P", "1", "RGB", ...
+    """The Pillow mode of a mask, from the header: "L", "P", "1", "RGB", ...; of an item of an array "L".
 
     Raises:
         DataError: The file cannot be opened or is of a lossy format.
     """
+    if is_item(path):
+        return "L"
     with _opened(path) as image:
         _refuse_lossy(image, show_path(path))
         return image.mode
@@ -234,6 +240,8 @@ def image_size(path: str | Path) -> Size:
     Raises:
         DataError: The file cannot be opened.
     """
+    if is_item(path):
+        return item_size(path)
     with _opened(path) as image:
         return _header_size(image)
 
@@ -356,7 +364,7 @@ def write_image(path: str | Path, rgb: Image, *, overwrite: bool = False) -> Non
 
     Args:
         path: The file to make; it appears whole or not at all.
-        rgb: H x W x 3 uint8 RGB.
+        rgb: H x W x 3 uint8 RGB; for a PNG also H x W x 4, RGBA.
         overwrite: Whether a file that is there already may be replaced.
 
     Raises:

@@ -1,6 +1,8 @@
 """The FCN: a fixed encoder and a trained decoder, for images of any size."""
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor, nn
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 from fullyconv.class_table import ClassTable
 from fullyconv.decoder import Decoder
 from fullyconv.decoders import build_decoder, needed_strides
-from fullyconv.encoder import Encoder
+from fullyconv.encoder import RGB_0_TO_1, Encoder
 from fullyconv.encoders import bare_network, build_network
 from fullyconv.shapes import Features, Images, Logits, Size
 from fullyconv.upsample import upsample_logits
@@ -49,6 +51,7 @@ class FCN(nn.Module):
         decoder: str = "practical",
         stride: int | None = None,
         scales: Sequence[float] = (1.0,),
+        rgb_0_to_1: bool = False,
         **decoder_options: Any,
     ) -> "FCN":
         """Put an untrained model together from names.
@@ -61,6 +64,7 @@ class FCN(nn.Module):
             stride: The finest stride that the decoder reads; the decoder's own default if None
                 (`fullyconv.decoders.needed_strides`).
             scales: Scales of the image at which features are read.
+            rgb_0_to_1: Feed the encoder RGB 0..1 and nothing else, whatever it was trained on.
             decoder_options: Options of the decoder, such as `hidden` and `dropout` of the practical one.
 
         Raises:
@@ -69,7 +73,8 @@ class FCN(nn.Module):
         """
         network = build_network(encoder, encoder_weights)
         auxiliary = bool(decoder_options.get("auxiliary"))
-        fixed = Encoder(network, needed_strides(decoder, network.taps, stride, auxiliary=auxiliary), scales)
+        strides = needed_strides(decoder, network.taps, stride, auxiliary=auxiliary)
+        fixed = Encoder(network, strides, scales, RGB_0_TO_1 if rgb_0_to_1 else None)
         trained = build_decoder(decoder, fixed.specs, class_table.num_classes, **decoder_options)
         return cls(fixed, trained, class_table)
 
@@ -79,7 +84,12 @@ class FCN(nn.Module):
         encoder, decoder = description["encoder"], dict(description["decoder"])
         network = bare_network(encoder["name"])
         network.weights_source = encoder["weights_source"]
-        fixed = Encoder(network, encoder["strides"], encoder["scales"])
+        # Any other convention is the network's own, or `load_model` refuses it.
+        described, lectures = (
+            json.dumps(values, sort_keys=True) for values in (encoder["input_convention"], asdict(RGB_0_TO_1))
+        )
+        convention = RGB_0_TO_1 if described == lectures else None
+        fixed = Encoder(network, encoder["strides"], encoder["scales"], convention)
         table = ClassTable.from_json(description["class_table"])
         trained = build_decoder(decoder.pop("name"), fixed.specs, table.num_classes, **decoder)
         return cls(fixed, trained, table, description["training"])

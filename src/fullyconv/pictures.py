@@ -209,23 +209,24 @@ def validation_panel(rows: Sequence[_Row], table: ClassTable) -> Image:
     return _stacked([sheet, _legend(present, table, sheet.shape[1], 14)])
 
 
-def class_maps(image: Image, mask: Mask, table: ClassTable) -> Image:
+def class_maps(image: Image, mask: Mask, table: ClassTable, *, columns: int = 6) -> Image:
     """Show an image and one binary map for each class, white where the class is: the lecture's slide 10.
 
     Args:
         image: H x W x 3 uint8 RGB.
         mask: H x W uint8 class indices, 255 = ignored, which is black in every map.
         table: The classes.
+        columns: Most cells in a row; 1 stacks them, as the lecture does.
 
     Returns:
-        A picture with titled cells, up to six in a row.
+        A picture with titled cells.
 
     Raises:
         UsageError: Image and mask differ in size, or an index is not of this table.
     """
     _check_mask(mask, table)
     _check_same_size(image, mask)
-    columns = min(table.num_classes + 1, 6)
+    columns = min(table.num_classes + 1, columns)
     zoom = _zoom(image.shape[:2], _box(columns))
     cells = [("image", _fitted(image, zoom))]
     cells += [(name, _fitted(_binary(mask == i), zoom)) for i, name in enumerate(table.names)]

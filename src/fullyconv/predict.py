@@ -10,10 +10,12 @@ import numpy.typing as npt
 import torch
 from PIL import Image as PillowImage
 
+from fullyconv.array_file import ARRAY_SUFFIX, image_items
 from fullyconv.atomic import atomic_path
 from fullyconv.device import choose_device, choose_precision
 from fullyconv.errors import UsageError
-from fullyconv.images import IMAGE_SUFFIXES, read_image, to_rgb, verify_image, write_mask
+from fullyconv.images import IMAGE_SUFFIXES, read_image, to_rgb, verify_image, write_image, write_mask
+from fullyconv.lecture import FIGURES, lecture_figures
 from fullyconv.model import FCN
 from fullyconv.model_file import load_model
 from fullyconv.pictures import overlay as draw_overlay
@@ -91,7 +93,8 @@ def find_images(inputs: Sequence[str | Path]) -> dict[str, Path]:
     """Find images among files, folders and globs.
 
     Args:
-        inputs: Files are taken as they are; of folders (with their subfolders) and globs the images.
+        inputs: Files are taken as they are, of `.npy` arrays each image; of folders (with their subfolders) and
+            globs the images.
 
     Returns:
         For each image the name of its outputs: its path within the folder that was given, without suffix, made
@@ -99,12 +102,17 @@ def find_images(inputs: Sequence[str | Path]) -> dict[str, Path]:
 
     Raises:
         UsageError: An input that matches nothing, or no image in a folder.
+        DataError: A `.npy` file that is no array of images.
     """
     found: list[tuple[str, Path]] = []
     for item in inputs:
         path = Path(item)
         if path.is_dir():
             images = [(file.relative_to(path), file) for file in sorted(path.rglob("*")) if _is_image(file)]
+        elif path.suffix.lower() == ARRAY_SUFFIX and path.exists():
+            items = image_items(path)
+            digits = len(str(len(items) - 1))
+            images = [(Path(path.stem, file.name.zfill(digits)), file) for file in items]
         elif path.exists():
             images = [(Path(path.name), path)]
         else:
@@ -145,7 +153,7 @@ def _unique_names(found: Sequence[tuple[str, Path]]) -> dict[str, Path]:
 
 
 def _outputs(name: str) -> set[str]:
-    return {f"{name}{ending}".casefold() for ending in ("", "_overlay", "_probabilities")}
+    return {f"{name}{ending}".casefold() for ending in ("", "_overlay", "_probabilities", *FIGURES)}
 
 
 def predict_files(
@@ -155,6 +163,7 @@ def predict_files(
     *,
     overlay: bool = True,
     probabilities: bool = False,
+    lecture: bool = False,
     progress: Progress | None = None,
 ) -> int:
     """Predict masks of image files and write them.
@@ -166,6 +175,8 @@ def predict_files(
             `NAME_probabilities.npz` (C x H x W float16 as `probabilities`, class names as `classes`).
         overlay: Write overlays.
         probabilities: Write probabilities.
+        lecture: Write the lecture's figures, `NAME_lecture_maps.png`, `NAME_lecture_mask.png` and
+            `NAME_lecture_overlay.png`.
         progress: Where to report.
 
     Returns:
@@ -177,6 +188,7 @@ def predict_files(
     """
     table = predictor.class_table
     suffixes = [".png"] + ["_overlay.png"] * overlay + ["_probabilities.npz"] * probabilities
+    suffixes += [f"{name}.png" for name in FIGURES] * lecture
     for name in images:
         for suffix in suffixes:
             if (there := out / f"{name}{suffix}").exists():
@@ -193,6 +205,9 @@ def predict_files(
             if overlay:
                 picture = with_legend(draw_overlay(image, mask, table), table, np.unique(mask).tolist())
                 save_picture(picture, out / f"{name}_overlay.png")
+            if lecture:
+                for ending, figure in lecture_figures(image, mask, table).items():
+                    write_image(out / f"{name}{ending}.png", figure)
             if probabilities:
                 with (
                     atomic_path(out / f"{name}_probabilities.npz") as temporary,

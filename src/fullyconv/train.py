@@ -214,7 +214,8 @@ class _Session:
         with self.run.track(f"epoch {epoch + 1} of {self.epochs}", len(self.batches)) as tick:
             batches: Iterator[PointBatch | MapBatch] = self.batches.epoch(epoch)
             for index, batch in enumerate(batches):
-                rate = one_cycle((epoch * len(self.batches) + index) / (self.epochs * len(self.batches)))
+                done = (epoch * len(self.batches) + index) / (self.epochs * len(self.batches))
+                rate = one_cycle(done) if self.config.schedule == "one_cycle" else 1.0
                 for group in self.optimizer.param_groups:
                     group["lr"] = self.config.lr * rate
                 total += self._step(batch)
@@ -310,6 +311,7 @@ class _Session:
                 count=config.pixels,
                 batch=config.batch,
                 seed=config.seed,
+                steps=config.epoch_steps,
             )
             batches.read_ahead(self.run)
             kept = "maps"
@@ -416,6 +418,7 @@ def build_model(config: TrainConfig, data: Dataset) -> FCN:
         decoder=config.decoder,
         stride=config.stride,
         scales=config.scales,
+        rgb_0_to_1=config.rgb_0_to_1,
         **options[config.decoder](),
     )
 
