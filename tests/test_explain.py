@@ -158,10 +158,9 @@ def test_the_sizes_of_the_lecture_are_the_decks():
 @pytest.mark.parametrize("name", ENCODER_NAMES)
 def test_weights_up_to_the_last_tap_are_all_there_are(name):
     network = bare_network(name)
-    strides = [tap.stride for tap in network.taps]
-    counts = weights_to_taps(network, strides)
-    assert sorted(counts.values()) == list(counts.values())
-    assert counts[strides[-1]] == count(network)
+    counts = weights_to_taps(network, network.taps)
+    assert sorted(set(counts)) == counts
+    assert counts[-1] == count(network)
 
 
 def test_vgg16_has_the_weights_between_its_taps_that_its_layers_have():
@@ -171,6 +170,15 @@ def test_vgg16_has_the_weights_between_its_taps_that_its_layers_have():
     expected = [count(layers[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
     assert [found.parameters for found in outline.fixed] == expected
     assert [found.is_read for found in outline.fixed] == [False, True, True, True]
+
+
+def test_taps_that_share_a_stride_are_told_apart():
+    outline = outline_of(find_network("resnet50_d8+torchvision", settings={"auxiliary": True}))
+    network = bare_network("resnet50_d8")
+    stem = count(network.conv1, network.bn1)
+    layers = [count(network.get_submodule(f"layer{number}")) for number in range(1, 5)]
+    assert [found.parameters for found in outline.fixed] == [stem + layers[0], *layers[1:]]
+    assert [found.is_read for found in outline.fixed] == [False, False, True, True]
 
 
 def test_a_second_scale_is_the_same_network_on_a_larger_image():

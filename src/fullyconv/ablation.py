@@ -311,7 +311,7 @@ def _parts(model: FCN) -> dict[str, tuple[str, ...]]:
     encoder = model.encoder
     parts = {
         f"stride {stride}": tuple(spec.label for spec in encoder.specs if spec.tap.stride == stride)
-        for stride in reversed(encoder.strides)
+        for stride in reversed(dict.fromkeys(encoder.strides))
     }
     if len(encoder.scales) > 1:
         for scale in encoder.scales:
@@ -324,9 +324,9 @@ def _parts(model: FCN) -> dict[str, tuple[str, ...]]:
 def _growing(model: FCN) -> dict[str, tuple[str, ...]]:
     """What to take away so that nothing but the coarsest strides is left: one, two, and so on to all."""
     encoder = model.encoder
-    growing = {}
-    for number in range(1, len(encoder.strides) + 1):
-        kept = encoder.strides[-number:]
+    growing, strides = {}, tuple(dict.fromkeys(encoder.strides))
+    for number in range(1, len(strides) + 1):
+        kept = strides[-number:]
         name = f"stride{'s' * (number > 1)} {', '.join(map(str, reversed(kept)))}"
         growing[name] = tuple(spec.label for spec in encoder.specs if spec.tap.stride not in kept)
     return growing

@@ -21,7 +21,7 @@ from fullyconv.class_table import ClassTable
 from fullyconv.config import config_from_mapping
 from fullyconv.dataset import Dataset
 from fullyconv.decoders import DECODER_NAMES
-from fullyconv.encoder import EncoderNetwork, FeatureSpec, padded_size, scaled_size
+from fullyconv.encoder import EncoderNetwork, FeatureSpec, Tap, padded_size, scaled_size
 from fullyconv.encoders import ENCODER_NAMES
 from fullyconv.errors import UsageError
 from fullyconv.images import show_path
@@ -89,12 +89,12 @@ def outline_of(model: FCN) -> Outline:
         model: Any model; its weights may be missing (on the meta device).
     """
     encoder, decoder = model.encoder, model.decoder
-    taps = [tap for tap in encoder.network.taps if tap.stride <= encoder.stride_grid]
-    used = weights_to_taps(encoder.network, [tap.stride for tap in taps])
+    taps = encoder.network.taps[: encoder.network.taps.index(encoder.taps[-1]) + 1]
+    used = weights_to_taps(encoder.network, taps)
     fixed = []
     for scale in encoder.scales:
         before = 0
-        for tap in taps:
+        for tap, weights in zip(taps, used, strict=True):
             fixed.append(
                 FixedMap(
                     label=FeatureSpec(tap, scale).label,
@@ -103,11 +103,11 @@ def outline_of(model: FCN) -> Outline:
                     tap_stride=tap.stride,
                     channels=tap.channels,
                     receptive_field=tap.receptive_field / scale,
-                    parameters=used[tap.stride] - before,
-                    is_read=tap.stride in encoder.strides,
+                    parameters=weights - before,
+                    is_read=tap in encoder.taps,
                 )
             )
-            before = used[tap.stride]
+            before = weights
     return Outline(
         encoder=encoder.network.name,
         decoder=decoder.name,
@@ -115,17 +115,18 @@ def outline_of(model: FCN) -> Outline:
         fixed=tuple(fixed),
         stages=decoder.stages(),
         stride_grid=encoder.stride_grid,
-        fixed_parameters=used[encoder.stride_grid],
+        fixed_parameters=used[-1],
         trained_parameters=sum(parameter.numel() for parameter in decoder.parameters()),
     )
 
 
 class _UsedParameters(TorchFunctionMode):
-    """Notes the parameters that enter any operation."""
+    """Notes how many parameters have entered any operation until each result was there."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: dict[int, int] = {}
+        self.until: dict[int, tuple[Any, int]] = {}  # With the result itself: no other one may get its identity.
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -135,28 +136,27 @@ class _UsedParameters(TorchFunctionMode):
         for value in tree_leaves((args, kwargs)):
             if isinstance(value, nn.Parameter):
                 self.found[id(value)] = value.numel()
-        return function(*args, **kwargs)
+        result = function(*args, **kwargs)
+        self.until[id(result)] = result, sum(self.found.values())
+        return result
 
 
 @torch.no_grad()
-def weights_to_taps(network: EncoderNetwork, strides: Sequence[int]) -> dict[int, int]:
+def weights_to_taps(network: EncoderNetwork, taps: Sequence[Tap]) -> list[int]:
     """Count the weights that a network needs for each of its taps, by watching it compute them.
 
     Args:
-        network: It computes nothing beyond the tap that it is asked for.
-        strides: Ascending; of the taps.
+        network: It computes one tap after the other.
+        taps: All of the network's down to some stride.
 
     Returns:
-        For each stride the number of weights on the way to its tap.
+        For each tap the number of weights on the way to it.
     """
-    some = next(network.parameters())
-    images = torch.zeros(1, 3, strides[-1], strides[-1], device=some.device, dtype=some.dtype)
-    counts = {}
-    for stride in strides:
-        with _UsedParameters() as used:
-            network(images, (stride,))
-        counts[stride] = sum(used.found.values())
-    return counts
+    some, side = next(network.parameters()), taps[-1].stride
+    images = torch.zeros(1, 3, side, side, device=some.device, dtype=some.dtype)
+    with _UsedParameters() as used:
+        features = network(images, [tap.stride for tap in taps])
+    return [used.until[id(maps)][1] for maps in features]
 
 
 def sizes_of(outline: Outline, size: Size) -> Sizes:
