@@ -1,18 +1,37 @@
 """What makes an epoch fast: one factor for each step from the encoder in the loop to the decoder step alone.
 
     python benchmarks/train_epoch.py ../shared/data/camvid --ignore 11
+    python benchmarks/train_epoch.py ../shared/data/camvid --ignore 11 --peer
 
-For the fast recipe on EfficientNet-Lite0 and for the lecture's network on VGG16 (random weights: as fast).
-All figures are seconds an image and view, each the median of rounds that take the variants in turn:
+For the fast recipe and a linear FCN-8s on EfficientNet-Lite0, and for the lecture's network on VGG16 (random
+weights: as fast). All figures are seconds an image and view, each the median of rounds that take the variants in
+turn:
 
     in the loop, full loss      the encoder computes each view, cross entropy at every pixel
     in the loop, sampled loss   the same with logits at drawn pixels only
     bfloat16 in the loop        the same with the encoder in bfloat16
     cache, full loss            feature maps from the cache on disk
-    cache, sampled loss         the recipe: what an epoch costs
-    with extraction             the recipe, with computing the features once spread over its epochs
-    decoder alone               the step on maps that are in memory already: the floor
+    cache, sampled loss         the same with logits at drawn pixels only: the first epoch of a run on maps
+    memory, sampled loss        its next epochs: maps that fit into memory stay there
+    decoder alone               the step on batches that are in memory already: the floor of training on maps
     points                      the point cache: features read once at drawn pixels
+    extraction, float32         computing the maps and storing them in the cache, once
+    extraction, bfloat16        the same with the encoder in bfloat16
+    with extraction             cache, sampled loss, and its share of one extraction in float32 over all epochs
+    with extraction, bfloat16   the same with the encoder in bfloat16
+
+With --peer: seconds of a whole epoch of the default and the fast recipe, taken from real runs of `train`, and of
+a U-Net of segmentation_models.pytorch with the same encoder, frozen (_peer.py says how it is made). Pip installs
+it into a temporary environment, or it is there already in that of --peer-python. After each epoch of ours the peer
+takes a few steps (--peer-batches of 8 images) in float32 and in bfloat16 autocast; the median of its turns is
+scaled to one look at each training image. Our epoch is more: every image and its mirror image, 512 pixels of
+each. Its time is given as
+
+    steps                       the training steps, features in memory: the like of the peer's epoch
+    steps + extraction          and the share of computing and reading the training features once for all epochs
+    steps + validation          and the validation, which the peer's epoch is spared
+    steps + validation + extraction of both
+                                and the share of the features of the val split: all that a run does in its epochs
 """
 
 import argparse
@@ -21,11 +40,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from _epoch import against_peer, show_epochs
 from _machine import machine, open_or_draw
 
 from fullyconv.batches import MapBatches, PointBatches, step_loss
@@ -36,15 +57,38 @@ from fullyconv.decoder import Decoder
 from fullyconv.device import set_threads
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
+from fullyconv.model import build_model
 from fullyconv.progress import Silent
-from fullyconv.train import build_model
 from fullyconv.transforms import PLAIN
 
 NETWORKS = {
+    "fast recipe on EfficientNet-Lite0": recipe("fast", train_on="maps"),
     "linear FCN-8s on EfficientNet-Lite0": recipe("fast", hidden=0, stride=8, train_on="maps", pixels=4096),
-    "lecture's network on VGG16": recipe(
-        "fast", decoder="lecture", encoder="vgg16", encoder_weights="none", batch=2
-    ),
+    "lecture's network on VGG16": recipe(decoder="lecture", encoder="vgg16", encoder_weights="none", batch=2),
+}
+
+CHAIN = (
+    "in the loop, full loss",
+    "in the loop, sampled loss",
+    "bfloat16 in the loop",
+    "cache, sampled loss",
+    "memory, sampled loss",
+    "points",
+)
+"""Each but the first differs from the one before by one step; the factors of the steps multiply to the whole."""
+
+STEPS = ("sampled loss", "bfloat16", "encoder out of the loop", "maps held in memory", "points for maps")
+
+FACTORS = {
+    "whole: in the loop, full loss / cache, sampled loss": ("in the loop, full loss", "cache, sampled loss"),
+    "whole with extraction spread over the epochs": ("in the loop, full loss", "with extraction"),
+    "whole with extraction in bfloat16": ("in the loop, full loss", "with extraction, bfloat16"),
+    "encoder out of the loop (full loss)": ("in the loop, full loss", "cache, full loss"),
+    "sampled loss (from the cache)": ("cache, full loss", "cache, sampled loss"),
+    "bfloat16 (in the loop)": ("in the loop, sampled loss", "bfloat16 in the loop"),
+    "bfloat16 (extraction)": ("extraction, float32", "extraction, bfloat16"),
+    "left to gain: cache, sampled loss / decoder alone": ("cache, sampled loss", "decoder alone"),
+    "left to gain: memory, sampled loss / decoder alone": ("memory, sampled loss", "decoder alone"),
 }
 
 
@@ -65,10 +109,16 @@ class Bench:
         self.images = len(self.split)
         self.sizes = list(check_dataset(self.split).sizes)
         torch.manual_seed(0)
-        self.model = build_model(config, dataset)
+        self.model = build_model(config, dataset.class_table)
         self.decoder: Decoder = self.model.decoder.train()
-        self.optimizer = torch.optim.AdamW(self.decoder.parameters(), lr=1e-4)
+        self.optimizer = torch.optim.AdamW(self.decoder.parameters(), lr=1e-4, fused=False, foreach=False)
+        self.folder = folder
         self.cache = FeatureCache(folder / "cache")
+        self.held = self.maps("sampled", self.cache)
+
+    def warm_up(self) -> None:
+        """Fill the cache and the memory, and take first steps, which are slower than others."""
+        self.epoch(self.held, "sampled")
 
     def variants(self) -> dict[str, Callable[[], float]]:
         """Name each variant and give what runs it on all images once and returns its seconds."""
@@ -78,10 +128,13 @@ class Bench:
             "bfloat16 in the loop": self.in_bfloat16,
             "cache, full loss": lambda: self.epoch(self.maps("full", self.cache), "full"),
             "cache, sampled loss": lambda: self.epoch(self.maps("sampled", self.cache), "sampled"),
+            "memory, sampled loss": lambda: self.epoch(self.held, "sampled"),
             "decoder alone": self.alone,
         }
         if self.decoder.reads_points:
             variants["points"] = self.points
+        variants["extraction, float32"] = lambda: self.extraction(torch.float32)
+        variants["extraction, bfloat16"] = lambda: self.extraction(torch.bfloat16)
         return variants
 
     def maps(self, loss: str, cache: FeatureCache | None) -> MapBatches:
@@ -108,14 +161,23 @@ class Bench:
         step_loss(self.decoder, batch, "cross_entropy", None).backward()
         self.optimizer.step()
 
+    def in_precision(self, precision: torch.dtype, work: Callable[[], object]) -> float:
+        """Seconds of some work with the encoder in a precision."""
+        self.model.encoder.set_precision(precision).working_network()
+        seconds = timed(work)
+        self.model.encoder.set_precision(torch.float32).working_network()
+        return seconds
+
     def in_bfloat16(self) -> float:
         """The encoder in the loop in bfloat16."""
-        self.model.encoder.set_precision(torch.bfloat16)
-        self.model.encoder.working_network()
-        seconds = self.epoch(self.maps("sampled", None), "sampled")
-        self.model.encoder.set_precision(torch.float32)
-        self.model.encoder.working_network()
-        return seconds
+        return self.in_precision(torch.bfloat16, lambda: self.epoch(self.maps("sampled", None), "sampled"))
+
+    def extraction(self, precision: torch.dtype) -> float:
+        """Compute the maps of all images and store them in a new cache."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as name:
+            reader = FeatureReader(self.model.encoder, self.split, FeatureCache(Path(name)))
+            items = [(sample, PLAIN) for sample in self.split]
+            return self.in_precision(precision, lambda: [None for _ in reader.all_maps(items)])
 
     def alone(self) -> float:
         """Steps on batches that are in memory."""
@@ -144,58 +206,86 @@ def measure(
 ) -> dict[str, object]:
     """Run all variants in turn and take medians."""
     bench = Bench(config, dataset, images, folder)
+    bench.warm_up()
     variants = bench.variants()
-    extraction = timed(lambda: bench.epoch(bench.maps("sampled", bench.cache), "sampled"))
     seconds: dict[str, list[float]] = {variant: [] for variant in variants}
     for turn in range(rounds):
         for variant, run in variants.items():
             seconds[variant].append(run() / bench.images)
             print(f"{name}, round {turn + 1}: {variant} {seconds[variant][-1]:.4f}", file=sys.stderr, flush=True)
     medians = {variant: statistics.median(values) for variant, values in seconds.items()}
-    # The first epoch computed every feature; the recipe does so once for all its epochs.
-    medians["with extraction"] = medians["cache, sampled loss"] + extraction / bench.images / config.epochs
-    slow, fast = medians["in the loop, full loss"], medians["cache, sampled loss"]
+    for suffix, precision in (("", "float32"), (", bfloat16", "bfloat16")):
+        share = medians[f"extraction, {precision}"] / config.epochs
+        medians[f"with extraction{suffix}"] = medians["cache, sampled loss"] + share
     return {
         "network": name,
         "images": bench.images,
+        "epochs": config.epochs,
         "seconds_an_image": medians,
-        "factors": {
-            "whole: in the loop, full loss / cache, sampled loss": slow / fast,
-            "whole with extraction spread over the epochs": slow / medians["with extraction"],
-            "encoder out of the loop (full loss)": slow / medians["cache, full loss"],
-            "sampled loss (from the cache)": medians["cache, full loss"] / fast,
-            "bfloat16 (in the loop)": medians["in the loop, sampled loss"] / medians["bfloat16 in the loop"],
-            "left to gain: cache, sampled loss / decoder alone": fast / medians["decoder alone"],
-        },
+        "steps": steps(medians),
+        "factors": {factor: medians[slow] / medians[fast] for factor, (slow, fast) in FACTORS.items()},
     }
+
+
+def steps(seconds: Mapping[str, float]) -> dict[str, float]:
+    """One factor for each step of the chain, as far as the network goes it, and their product."""
+    chain = [seconds[variant] for variant in CHAIN if variant in seconds]
+    factors = {step: slow / fast for step, slow, fast in zip(STEPS, chain, chain[1:], strict=False)}
+    return {**factors, "all steps": chain[0] / chain[-1]}
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """Print a network's table."""
+    print(
+        f"\n{result['network']}: seconds an image and view; {result['images']} images, {result['epochs']} epochs"
+    )
+    for variant, value in result["seconds_an_image"].items():
+        print(f"  {variant:28} {value:9.4f}")
+    print("  one factor for each step")
+    for step, value in result["steps"].items():
+        print(f"  x {value:7.1f}  {step}")
+    print("  other factors")
+    for factor, value in result["factors"].items():
+        print(f"  x {value:7.1f}  {factor}")
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", nargs="?", type=Path, help="a data set; drawn if not given")
+    parser.add_argument("--ignore", type=int, nargs="*", default=[])
+    parser.add_argument("--images", type=int, nargs=3, default=(32, 32, 4), help="for each network")
+    parser.add_argument("--rounds", type=int, default=3, help="0 leaves the single steps out")
+    parser.add_argument("--peer", action="store_true", help="compare epochs with a U-Net; installs it first")
+    parser.add_argument("--peer-python", type=Path, help="of an environment that has the peer; implies --peer")
+    parser.add_argument("--peer-batches", type=int, default=1, help="steps of the peer in a turn")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
 
 
 def main() -> None:
     """Measure and print a table, or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="?", type=Path, help="a data set; drawn if not given")
-    parser.add_argument("--ignore", type=int, nargs="*", default=[])
-    parser.add_argument("--images", type=int, nargs=2, default=(32, 4), help="for each network")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    options = arguments()
     set_threads(None)
-    results = []
+    results, epochs = [], None
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        dataset = open_or_draw(arguments.data, tuple(arguments.ignore), folder / "data")
-        for (network, config), images in zip(NETWORKS.items(), arguments.images, strict=True):
-            results.append(measure(network, config, dataset, images, arguments.rounds, folder / network[:4]))
-    if arguments.json:
-        print(json.dumps({"machine": machine(), "results": results}))
+        dataset = open_or_draw(options.data, tuple(options.ignore), folder / "data")
+        for images, (network, config) in zip(options.images, NETWORKS.items(), strict=True):
+            if options.rounds:
+                results.append(measure(network, config, dataset, images, options.rounds, folder / network))
+        if options.peer or options.peer_python:
+            epochs = against_peer(dataset, options.peer_python, options.peer_batches, folder / "epochs")
+    if options.json:
+        print(json.dumps({"machine": machine(), "results": results, "epochs": epochs}))
         return
     print(json.dumps(machine()))
     for result in results:
-        print(f"\n{result['network']}, {result['images']} images, seconds an image and view")
-        for variant, value in result["seconds_an_image"].items():
-            print(f"  {variant:28} {value:9.4f}")
-        for factor, value in result["factors"].items():
-            print(f"  x {value:7.1f}  {factor}")
+        show(result)
+    if epochs is None:
+        print("\nnot compared with the peer (--peer does, and installs it first)")
+    else:
+        show_epochs(epochs)
 
 
 if __name__ == "__main__":

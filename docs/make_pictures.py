@@ -7,8 +7,11 @@ lecture.png     the lecture's network on two classes: input, class maps, result 
 strides.png     FCN-32s, 16s and 8s side by side: what the skips bring back
 figures         explain-*.png: the figures of the lecture's network, in steps, FCN-8s and the practical decoder
 contributions   explain-contributions.png, explain-skips.png: what each stride of the default recipe contributes
+lecture-result.png, lecture-loss.png    the lecture's training (--recipe lecture-exact, narrower and on
+                EfficientNet-Lite0): its figures of a test image, and the curves of the run
 """
 
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +26,7 @@ from fullyconv.dataset import Dataset
 from fullyconv.diagrams import draw
 from fullyconv.explain import contribution_pictures, find_network, outline_of, sizes_of
 from fullyconv.images import read_mask_array, write_mask
+from fullyconv.lecture import lecture_figures
 from fullyconv.pictures import colorize, save_picture, validation_panel
 from fullyconv.predict import Predictor
 from fullyconv.progress import Console
@@ -82,9 +86,25 @@ def draw_figures(folder: Path) -> None:
     save_picture(draw(practical, sizes_of(practical, (360, 480))), PICTURES / "explain-practical.png")
 
 
+def lecture_result(data: Dataset, predictor: Predictor, index: int) -> np.ndarray:
+    """Put the lecture's figures of a test image together: maps stacked, beside them mask alone and overlay."""
+    test = data.split("test")
+    image = test.read_image(test[index])
+    maps, alone, overlay = lecture_figures(image, predictor.predict(image), predictor.class_table).values()
+    share = alone[..., 3:] / 255
+    on_white = np.rint(alone[..., :3] * share + 255 * (1 - share)).astype(np.uint8)
+    cells = [np.full((maps.shape[0], 12, 3), 255, np.uint8), maps]
+    for picture in (on_white, overlay):
+        framed = np.pad(picture, ((1, 1), (1, 1), (0, 0)), constant_values=200)
+        above = (maps.shape[0] - framed.shape[0]) // 2
+        sides = ((above, maps.shape[0] - framed.shape[0] - above), (12, 12), (0, 0))
+        cells.append(np.pad(framed, sides, constant_values=255))
+    return np.concatenate(cells, axis=1)
+
+
 def main() -> None:
     """Make all pictures, or those that are named."""
-    wanted = set(sys.argv[1:]) or {"overview", "lecture", "strides", "figures", "contributions"}
+    wanted = set(sys.argv[1:]) or {"overview", "lecture", "strides", "figures", "contributions", "lecture-exact"}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "figures" in wanted:
@@ -109,8 +129,19 @@ def main() -> None:
             ]
             pictures = [strides_picture(data, networks, index, table) for index in (1, 4, 9)]
             save_picture(np.concatenate(pictures), PICTURES / "strides.png")
-        if "lecture" in wanted:
+        if wanted & {"lecture", "lecture-exact"}:
             two = two_classes(folder / "data")
+        if "lecture-exact" in wanted:
+            # The lecture's masks are green.
+            (folder / "data" / "classes.txt").write_text("0,surface,0,0,0\n1,defect,0,255,0\n", encoding="utf-8")
+            green = Dataset.open(folder / "data")
+            config = recipe("lecture-exact", encoder="efficientnet_lite0", width=256)
+            run = train(green, folder / "exact", config, progress=Console()).run
+            save_picture(
+                lecture_result(green, Predictor(run / "last.safetensors"), 4), PICTURES / "lecture-result.png"
+            )
+            shutil.copyfile(run / "curves.png", PICTURES / "lecture-loss.png")
+        if "lecture" in wanted:
             predictor = trained(two, folder / "lecture", recipe(decoder="lecture", width=256, lr=1e-3))
             save_picture(validation_panel(rows(two, predictor, (1, 4)), two.class_table), PICTURES / "lecture.png")
 

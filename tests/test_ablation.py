@@ -170,6 +170,13 @@ def test_a_few_images_are_kept_with_ever_finer_strides(data):
     assert not (masks[0] == whole).all()
 
 
+def test_the_images_that_are_kept_lie_far_apart(data):
+    many = dataclasses.replace(data, samples=data.samples * 3)
+    sizes = [image.shape[:2] for image, _, _ in measured(predictor_of("FCN-16s"), many).rows]
+    assert sizes == [SIZES[0], SIZES[1], SIZES[2]]  # numbers 0, 4 and 8 of 9
+    assert len(measured(predictor_of("FCN-16s"), data, images=1).rows) == 1
+
+
 def test_images_are_drawn_by_the_seed_and_keep_their_order(data):
     many = dataclasses.replace(data, samples=tuple(dataclasses.replace(data[0], id=f"{n:02}") for n in range(40)))
     drawn = [sample.id for sample in choose_images(many, 7, 0)]

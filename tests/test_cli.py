@@ -130,6 +130,8 @@ def test_the_cache_is_shown_and_emptied(model, monkeypatch, capsys):
         (["train", "DATA", "-o", "OUT", "--resume", "--config", "c.toml"], "got --config"),
         (["train", "DATA", "-o", "OUT", "--resume", "--epochs", "9"], "got --epochs"),
         (["train", "DATA", "--device", "tpu"], "device"),
+        (["train", "DATA", "--instant", "--hidden", "8"], "instant needs hidden 0, got 8"),
+        (["train", "DATA", "--instant", "--from", "MODEL"], "the closed form starts from nothing"),
         (["evaluate", "DATA/classes.txt", "DATA"], "classes.txt"),
         (["evaluate", "MODEL", "DATA", "--split", "nosuch"], "nosuch"),
         (["predict", "MODEL", "nothing-here", "-o", "OUT"], "no image found at nothing-here"),
@@ -179,6 +181,14 @@ def test_an_error_is_one_line(data, monkeypatch, capsys):
 def test_a_failure_ends_with_1(data, tmp_path, monkeypatch, capsys):
     assert run(monkeypatch, "train", data, "-o", tmp_path / "run", *QUICK, "--lr", "1e30") == 1
     assert "the loss is" in capsys.readouterr().err
+
+
+def test_an_instant_run_makes_a_model(data, tmp_path, monkeypatch, capsys):
+    words = ["train", data, "-o", tmp_path / "run", "--instant", "--recipe", "fast", "--pixels", "64"]
+    assert run(monkeypatch, *words, "--threads", "1") == 0
+    assert "epoch 1/1" in capsys.readouterr().err
+    assert run(monkeypatch, "evaluate", tmp_path / "run" / "best.safetensors", data, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["mean_iou"] > 0.2
 
 
 def test_a_random_encoder_is_announced_loudly(data, tmp_path, monkeypatch, capsys):

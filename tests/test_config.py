@@ -28,6 +28,7 @@ OTHER = {
     "fc": True,
     "width": 512,
     "auxiliary": True,
+    "instant": False,  # True has settings of its own: INSTANT.
     "train_on": "maps",
     "pixels": 4096,
     "loss": "focal",
@@ -52,6 +53,8 @@ OTHER = {
     "device": "cpu",
     "precision": "bfloat16",
 }
+
+INSTANT = {"instant": True, "hidden": 0}
 
 
 def test_the_settings_are_these_and_a_new_one_has_to_replace_one_or_be_argued_for():
@@ -124,10 +127,10 @@ def test_numbers_may_be_given_as_text():
 
 
 def test_the_other_values_differ_from_the_defaults():
-    assert [name for name, value in OTHER.items() if value == getattr(TrainConfig(), name)] == []
+    assert [name for name, value in OTHER.items() if value == getattr(TrainConfig(), name)] == ["instant"]
 
 
-@pytest.mark.parametrize("values", [{}, OTHER], ids=["defaults", "other values"])
+@pytest.mark.parametrize("values", [{}, OTHER, INSTANT], ids=["defaults", "other values", "instant"])
 def test_settings_come_back_from_toml_as_they_were(tmp_path, values):
     config = TrainConfig(**values)
     write_config(config, tmp_path / "config.toml")
@@ -172,6 +175,15 @@ def test_the_names_of_encoders_and_decoders_are_those_that_can_be_built():
     assert typing.get_args(hints["decoder"]) == DECODER_NAMES
 
 
+@pytest.mark.parametrize("name", ["default", "fast"])
+@pytest.mark.parametrize("value", [True, "yes"])
+def test_the_closed_form_implies_the_decoder_without_hidden_layer(name, value):
+    config = recipe(name, instant=value)
+    assert (config.instant, config.decoder, config.hidden, config.train_on) == (True, "practical", 0, "points")
+    assert config.scales == recipe(name).scales
+    assert recipe(name, instant=False) == recipe(name)
+
+
 def test_a_recipe_of_the_practical_decoder_is_refused_for_another():
     with pytest.raises(UsageError, match=r"recipe fast is for the decoder practical, got fcn \(leave it out\)"):
         recipe("fast", decoder="fcn")
@@ -193,6 +205,12 @@ def test_what_is_given_goes_before_what_is_implied():
             r"decoder fcn needs train_on maps, got points \(leave --train-on",
         ),
         ({"decoder": "fcn", "scales": (1.0, 1.5)}, "decoder fcn needs scales 1, got 1,1.5"),
+        (
+            {"instant": True, "hidden": 32},
+            r"instant needs hidden 0, got 32 \(leave --hidden out, or train without",
+        ),
+        ({"instant": True, "decoder": "fcn"}, r"instant needs decoder practical, got fcn \(leave --decoder out"),
+        ({"instant": True, "train_on": "maps"}, "instant needs train_on points, got maps"),
         ({"decoder": "lecture", "stride": 16}, r"decoder lecture needs stride 8, got 16 \(leave --stride out\)"),
     ],
 )
@@ -206,6 +224,8 @@ def test_contradictions_are_refused_in_python_too():
         TrainConfig(decoder="fcn")
     with pytest.raises(UsageError, match=r"pixels 0 \(every pixel\) needs whole feature maps"):
         replace(TrainConfig(), pixels=0)
+    with pytest.raises(UsageError, match="instant needs hidden 0, got 128"):
+        TrainConfig(instant=True)
 
 
 def test_settings_are_read_without_torch():

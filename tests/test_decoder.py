@@ -2,7 +2,7 @@ from itertools import product
 
 import pytest
 import torch
-from tiny_decoders import features_of
+from tiny_decoders import features_of, randomised, specs_of
 
 from fullyconv.decoder import (
     BatchNorm,
@@ -12,7 +12,9 @@ from fullyconv.decoder import (
     positions_of_strides,
     read_points,
     resample,
+    take_over,
 )
+from fullyconv.decoders import build_decoder
 from fullyconv.encoder import FeatureSpec, Tap
 from fullyconv.errors import UsageError
 from fullyconv.upsample import upsample_logits
@@ -156,3 +158,16 @@ def test_an_abstract_decoder_says_so():
         Decoder().point_logits([])
     with pytest.raises(NotImplementedError, match="Decoder is abstract"):
         Decoder().config()
+
+
+def test_weights_of_another_decoder_are_taken_over_where_they_fit():
+    coarse, fine = (build_decoder("fcn", specs_of(*strides), 3) for strides in ((32,), (16, 32)))
+    randomised(coarse), randomised(fine)
+    before = {name: value.clone() for name, value in fine.state_dict().items()}
+    taken, total = take_over(fine, coarse)
+    shared = coarse.state_dict().keys() & before.keys()
+    assert (taken, total) == (len(shared), len(before))
+    for name, value in fine.state_dict().items():
+        assert torch.equal(value, coarse.state_dict()[name] if name in shared else before[name])
+    with pytest.raises(UsageError, match="shares no decoder weights"):
+        take_over(fine, build_decoder("practical", specs_of(4, 8), 5))

@@ -103,6 +103,14 @@ NETWORKS = {
     "practical, one scale": practical(1.0),
     "practical, two maps": practical(1.0, strides=(16, 32), hidden=False),
     "practical, one map": practical(1.0, strides=(32,), hidden=False),
+    "many at once on the way": network(
+        maps(4, 8, 16),
+        layer("fine", "sum", "maxp4, maxp3, maxp2", 64, 4),
+        layer("side", "conv", "maxp2", 64, 4, kernel=1),
+        layer("finer", "sum", "fine, side", 64, 4),
+        layer("last", "score", "finer", 21, 4, kernel=1),
+        layer("more", "conv", "last", 21, 4, kernel=3),
+    ),
     "says nothing": network(maps(4, 8, 16, 32), layer("own", "whole", "maxp2, maxp3, maxp4, maxp5", 21, 4)),
 }
 
@@ -145,6 +153,12 @@ def test_no_words_overlap_or_leave_the_sheet(outline, with_sizes):
     for (one, left), (other, right) in itertools.combinations(boxes, 2):
         apart = left.x1 <= right.x0 or right.x1 <= left.x0 or left.y1 <= right.y0 + 1 or right.y1 <= left.y0 + 1
         assert apart, (one, other)
+
+
+def test_no_layer_on_the_way_is_left_out_whatever_it_is():
+    path = (("score", "score", "maxp5"), ("between", "conv", "score"), ("up", "upsample", "between"))
+    text = words(draw(network(maps(32), *(layer(*stage, 21, 32, kernel=1) for stage in path))))
+    assert {"score", "between", "up"} <= set(text)
 
 
 def test_the_lectures_figure_has_the_decks_words_and_two_sums():

@@ -2,14 +2,19 @@
 
 import re
 import runpy
+import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 import fullyconv
-from fullyconv.config import recipe
+from fullyconv import cli
+from fullyconv.config import TrainConfig, config_from_mapping, recipe
 from fullyconv.dataset import Dataset
+from fullyconv.options import parsed
 from fullyconv.synthetic import write_dataset
 from fullyconv.train import train
 
@@ -95,3 +100,49 @@ def test_pages_use_the_words_of_the_glossary(page):
     text = page.read_text(encoding="utf-8").lower()
     for word in ("backbone", "ground truth", "label map", "miou"):
         assert not re.search(rf"\b{word}\b", text), word
+
+
+# ---- the lecture, slide by slide ----
+
+LECTURE = (DOCS / "lecture.md").read_text(encoding="utf-8")
+COMMAND = re.compile(r"^\$ fullyconv (.+)$", flags=re.MULTILINE)
+KNOWN = get_command(cli.app).commands
+
+# What makes training on the page short; of an option given twice the last one counts.
+SHORT = "--epochs 1 --steps 0 --batch 1 --threads 1 --patience 0"
+SHORT_LECTURE = "--epochs 1 --epoch-steps 2 --batch 2 --width 4 --threads 1"
+
+
+def test_the_commands_of_the_lecture_page_can_be_understood():
+    understood = [shlex.split(line) for line in COMMAND.findall(LECTURE) if line.split()[0] in KNOWN]
+    assert {words[0] for words in understood} >= {"train", "predict"}
+    for verb, *words in understood:
+        context = KNOWN[verb].make_context(verb, words)
+        assert context.params.get("recipe", "default") in ("default", "lecture-exact")
+
+
+def test_the_recipe_of_the_lecture_is_the_options_that_its_page_lists():
+    words = [w for cell in re.findall(r"^\| `(--[^|]+)` \|", LECTURE, flags=re.MULTILINE) for w in cell.split()]
+    options = KNOWN["train"].make_context("train", ["DATA", *words]).params
+    settings = {name: value for name, value in options.items() if name in TrainConfig.__dataclass_fields__}
+    assert config_from_mapping(parsed(TrainConfig, settings)) == recipe("lecture-exact")
+
+
+@pytest.mark.slow
+def test_the_lecture_page_can_be_followed_from_top_to_bottom(workplace, monkeypatch):
+    names = {}
+    for block in re.finditer(r"^```(python|console)\n(.*?)^```$", LECTURE, flags=re.MULTILINE | re.DOTALL):
+        if block[1] == "python":
+            exec(block[2], names)
+            continue
+        for line in COMMAND.findall(block[2]):
+            words = shlex.split(line)
+            if words[0] not in KNOWN or any("cae" in word for word in words):
+                continue  # needs what another page is about
+            if words[0] == "train":
+                words += shlex.split(SHORT_LECTURE if "lecture-exact" in words else SHORT)
+            monkeypatch.setattr(sys, "argv", ["fullyconv", *words])
+            with pytest.raises(SystemExit) as end:
+                cli.main()
+            assert not end.value.code, line
+    assert Path("runs/result/images_testing/0_lecture_overlay.png").exists()

@@ -2,6 +2,7 @@
 
 import bisect
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -419,6 +420,12 @@ def test_a_whole_vgg16_file_fills_the_encoder_and_its_classifier_is_left_out(tmp
     network = build_network("vgg16", str(path))
     assert (network.features[28].bias == 3).all()
     assert network.weights_source.startswith("file vgg16.pth sha256:")
+
+
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_the_name_of_a_published_file_promises_its_digest(name):
+    published = bare_network(name).downloadable
+    assert published is None or re.search(r"-[0-9a-f]{8}\.pth$", published.file)
 
 
 @pytest.fixture

@@ -109,9 +109,9 @@ def test_declared_shapes_and_parameters_are_those_of_the_modules(name):
         assert outline.output_stride == decoder.output_stride
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *FORMS])
 def test_every_parameter_belongs_to_one_stage(name):
-    decoder = find_network(name).decoder
+    decoder = built(FORMS[name]) if name in FORMS else find_network(name).decoder
     counted = [stage for stage in decoder.stages() if stage.parameters]
     for stage in counted:
         if stage.kind == "whole":

@@ -11,8 +11,8 @@ from fullyconv.formats import find_samples
     ("names", "message"),
     [
         (["images/a.png", "trainannot/a.png"], "expected one layout, got both trainannot/ and images/"),
-        (["JPEGImages/a.jpg", "masks/a.png"], "expected one layout, got both .* and masks/"),
-        (["JPEGImages/a.jpg", "trainannot/a.png"], "expected one layout, got both trainannot/ and"),
+        (["JPEGImages/a.jpg", "masks/a.png"], "expected one layout, got both JPEGImages/ and masks/"),
+        (["JPEGImages/a.jpg", "trainannot/a.png"], "expected one layout, got both trainannot/ and JPEGImages/"),
         (["images_training.npy", "images/a.png"], "expected one layout, got both images_training.npy and images/"),
     ],
 )

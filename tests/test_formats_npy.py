@@ -223,6 +223,7 @@ def test_a_list_refuses_an_array_beside_a_file(tmp_path):
         find_samples(tmp_path / "pairs.txt")
 
 
-def test_other_files_beside_the_arrays_are_counted(tmp_path):
+def test_other_arrays_beside_them_are_counted(tmp_path):
     save(tmp_path, **FITTING, weights=np.zeros(3))
+    (tmp_path / "classes.txt").touch()
     assert find_samples(tmp_path).skipped == {".npy": 1}

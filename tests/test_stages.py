@@ -37,6 +37,13 @@ def test_without_a_sum_there_are_two_steps():
     assert outline_with(COARSE, Stage("up", "upsample", ("coarse",), 2, 8, factor=2)).step_count == 2
 
 
+def test_where_many_maps_are_summed_at_once_the_decoder_is_one_step():
+    many = Stage("all", "sum", ("up", "side", "side"), 5, 8)
+    assert outline_with(COARSE, UP, SIDE, many, LAST).steps == dict.fromkeys(
+        ("coarse", "up", "side", "all", "last"), 2
+    )
+
+
 def test_side_branches_of_several_stages_come_with_their_sum():
     late = [SIDE, Stage("later", "norm", ("side",), 5, 8), Stage("all", "sum", ("up", "later"), 5, 8)]
     assert outline_with(COARSE, UP, *late).steps["side"] == 3

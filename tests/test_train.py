@@ -13,18 +13,24 @@ import pytest
 import torch
 from PIL import Image
 
-from fullyconv.batches import MapBatch, step_loss
+from fullyconv.batches import POINTS_SEED, MapBatch, step_loss
 from fullyconv.config import recipe
 from fullyconv.dataset import Dataset
+from fullyconv.device import choose_precision
+from fullyconv.discriminant import Sums, fit_decoder, model_sums
 from fullyconv.errors import DataError, FullyConvError, TrainingError, UsageError
 from fullyconv.evaluate import evaluate
 from fullyconv.feature_cache import FeatureCache
+from fullyconv.features import FeatureReader
+from fullyconv.model import build_model
 from fullyconv.model_file import load_model, read_description
 from fullyconv.progress import Silent
 from fullyconv.synthetic import write_dataset
-from fullyconv.train import build_model, one_cycle, train
+from fullyconv.train import one_cycle, train
+from fullyconv.transforms import make_views
 from fullyconv.upsample import upsample_logits
 
+INSTANT = recipe(instant=True, threads=1, scales=(1.0,), pixels=128, batch=2)
 QUICK = {"steps": 0, "epochs": 3, "threads": 1, "hidden": 8, "scales": (1.0,), "pixels": 128, "batch": 2}
 
 
@@ -100,7 +106,7 @@ def test_the_loss_falls(data, cache, tmp_path):
 
 
 def test_the_encoder_is_the_same_after_training(finished, data):
-    before = build_model(recipe(**QUICK), data).encoder
+    before = build_model(recipe(**QUICK), data.class_table).encoder
     assert load_model(finished.model).encoder.digest() == before.digest()
 
 
@@ -226,11 +232,72 @@ def test_early_stopping_ends_a_run_whose_val_does_not_rise(data, cache, tmp_path
         {"decoder": "fcn", "stride": 8, "pixels": 0, "loss": "dice"},
         {"loss": "focal"},
         {"balance": 0.5, "colour_views": 1, "view_scales": (0.5, 1.0)},
+        {"instant": True, "hidden": 0, "colour_views": 1, "view_scales": (0.5, 1.0)},
     ],
 )
 def test_every_kind_of_run_trains_and_round_trips(changes, data, cache, tmp_path):
     result = train(data, tmp_path / "run", recipe(**{**QUICK, "epochs": 1, **changes}), cache=cache)
     assert evaluate(result.model, data.split("val")).mean_iou == result.report.mean_iou
+
+
+@pytest.fixture(scope="module")
+def instant(data, cache, tmp_path_factory):
+    return train(data, tmp_path_factory.mktemp("instant") / "run", INSTANT, cache=cache)
+
+
+def test_an_instant_run_leaves_the_files_of_a_run_and_its_sums(instant, finished):
+    names = {path.name for path in finished.run.iterdir()}
+    assert {path.name for path in instant.run.iterdir()} == names | {"sums.safetensors"}
+    assert weights_of(instant) == weights_of(instant, "best.safetensors")
+    assert [row["epoch"] for row in instant.history] == [1]
+
+
+def test_an_instant_model_is_solved_from_the_sums_of_all_points(instant, data, cache):
+    model = load_model(instant.model)
+    model.encoder.set_precision(choose_precision("auto", torch.device("cpu")))
+    reader = FeatureReader(model.encoder, data.split("train"), cache)
+    items = [(sample, view) for sample in data.split("train") for view in make_views(True, (1.0,), 0)]
+    read = reader.all_points(items, 4, 128, POINTS_SEED)
+    parts = [model_sums(model, *drawn) for drawn in read]
+    sums = Sums.load(instant.run / "sums.safetensors")
+    assert torch.equal(sum(parts[1:], parts[0]).gram, sums.gram)
+    biases = model.decoder.bias.clone()
+    fit_decoder(model.decoder, sums)
+    assert torch.equal(model.decoder.bias, biases)
+
+
+def test_an_instant_model_beats_a_few_steps_of_training(instant, finished):
+    assert instant.report.mean_iou > finished.report.mean_iou
+    assert 0 < instant.history[0]["loss"] < math.log(5)
+    assert instant.history[0]["lr"] == 0
+
+
+def test_an_instant_run_ends_in_the_same_bits_whatever_its_seed_and_cache(instant, data, tmp_path):
+    again = train(data, tmp_path / "run", dataclasses.replace(INSTANT, seed=8), use_cache=False)
+    mine, theirs = (load_model(result.model).state_dict() for result in (again, instant))
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("killed_before", [True, False])
+def test_an_instant_run_can_be_resumed(killed_before, instant, data, cache, tmp_path, monkeypatch):
+    run = shutil.copytree(instant.run, tmp_path / "run")
+    if killed_before:
+        for name in ("best.safetensors", "last.safetensors", "sums.safetensors", "metrics.csv", "checkpoint"):
+            shutil.rmtree(run / name) if name == "checkpoint" else (run / name).unlink()
+    result = train(data, run, INSTANT, resume=True, cache=cache)
+    assert weights_of(result) == weights_of(instant)
+
+
+def test_an_instant_run_starts_from_nothing(instant, data, tmp_path):
+    with pytest.raises(UsageError, match="the closed form starts from nothing"):
+        train(data, tmp_path / "run", INSTANT, start_from=instant.model)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_instant_model_is_a_start_for_training(instant, data, cache, tmp_path):
+    config = recipe(**{**QUICK, "hidden": 0, "epochs": 1, "lr": 1e-9})
+    result = train(data, tmp_path / "run", config, cache=cache, start_from=instant.model)
+    assert result.report.mean_iou == pytest.approx(instant.report.mean_iou, abs=0.05)
 
 
 def test_the_sampled_loss_is_the_full_one_on_average():

@@ -196,9 +196,11 @@ def measure_strides(
         for sample, features in _with_features(reader, chosen):
             measured.add_to_means(sample, features)
             step()
+    last = len(chosen) - 1
+    shown = {last * row // (SKIP_ROWS - 1) for row in range(SKIP_ROWS)}  # Neighbours are often alike.
     with progress.track("measuring what each stride contributes", len(chosen)) as step:
-        for sample, features in _with_features(reader, chosen):
-            measured.add(sample, features)
+        for number, (sample, features) in enumerate(_with_features(reader, chosen)):
+            measured.add(sample, features, keep=number in shown)
             step()
     return replace(measured.result(), images=len(chosen), available=len(dataset), seed=seed)
 
@@ -236,7 +238,7 @@ class _Measurement:
             self.sums[index] += maps[0, :, :rows, :columns].double().sum((1, 2))
             self.cells[index] += rows * columns
 
-    def add(self, sample: Sample, features: Features) -> None:
+    def add(self, sample: Sample, features: Features, *, keep: bool) -> None:
         """Second pass: compare the masks with the target, all maps there and some taken away."""
         target = self.reader.target(sample)
         size = (target.shape[0], target.shape[1])
@@ -248,7 +250,7 @@ class _Measurement:
         }
         for removed, mask in masks.items():
             self.matrices[removed].update(target, mask)
-        if len(self.rows) < SKIP_ROWS:
+        if keep:
             growing = [masks[removed] for removed in self.down_to.values()]
             self.rows.append((self.reader.image(sample), target, growing))
         if self.is_linear:

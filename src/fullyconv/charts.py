@@ -220,16 +220,17 @@ def contributions_figure(
     Returns:
         A figure that grows with the number of parts.
     """
-    figure = _figure(9, max(0.32 * max(len(without), len(down_to)) + 1.1, 2.4))
+    slots = max(len(without), len(down_to), 4)
+    figure = _figure(9, 0.3 * slots + 1.0)
     left, right = figure.subplots(1, 2)
     drops = [(name, whole - value) for name, value in without]
     _bars(left, "mean IoU lost without", drops, _VERMILLION)
     _bars(right, "mean IoU with nothing but", down_to, _BLUE)
     left.axvline(0, color=_QUIET, linewidth=0.8)
-    right.axvline(whole, color=_QUIET, linewidth=0.8, linestyle=(0, (4, 3)))
     for axes, longest in ((left, max(value for _, value in drops)), (right, whole)):
         lowest = min(0.0, *(bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)))
         axes.set_xlim(1.3 * lowest, 1.25 * longest if longest > 0 else 0.01)
+        axes.set_ylim(slots - 0.4, -0.6)
     return figure
 
 
@@ -241,7 +242,6 @@ def _bars(axes: Axes, title: str, values: Sequence[tuple[str, float]], color: st
     places = range(len(values))
     axes.barh(places, [value for _, value in values], height=0.62, color=color, alpha=0.85)
     axes.set_yticks(places, [_short(name) for name, _ in values], parse_math=False, color=_INK, fontsize=9)
-    axes.set_ylim(len(values) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     for place, (_, value) in zip(places, values, strict=True):
         axes.annotate(

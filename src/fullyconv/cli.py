@@ -1,18 +1,15 @@
 """fullyconv <verb>: the command line.
 
-The package is imported inside the commands, so that `--help` answers without importing torch. Options of `train`
-are made from `TrainConfig`. Everything for people goes to standard error; standard output holds results only.
+The package is imported inside the commands, so that `--help` answers without importing torch. Options that are
+settings are made from their dataclass (`fullyconv.options`). Everything for people goes to standard error, and
+standard output holds results only.
 """
 
-import inspect
 import json
 import os
 import signal
 import sys
 import typing
-from collections.abc import Callable, Collection
-from dataclasses import MISSING, fields
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -21,10 +18,13 @@ import typer
 from fullyconv import __version__
 from fullyconv.config import RECIPES, TrainConfig, config_from_mapping, read_config
 from fullyconv.errors import FullyConvError, UsageError
+from fullyconv.options import parsed, with_options
 
 if typing.TYPE_CHECKING:
     from fullyconv.ablation import Ablation
+    from fullyconv.dataset import Dataset
     from fullyconv.model import FCN
+    from fullyconv.progress import Console
     from fullyconv.stages import Outline
 
 __all__ = ["app", "main"]
@@ -103,71 +103,8 @@ def _root(
     """Semantic segmentation with fully convolutional networks."""
 
 
-def _with_train_options(command: Callable[..., None], names: Collection[str] = ()) -> Callable[..., None]:
-    """Give a command that takes `**options` one option for each field of `TrainConfig`, or for those named."""
-    signature = inspect.signature(command)
-    hints = typing.get_type_hints(TrainConfig, include_extras=True)
-    options = []
-    for field in fields(TrainConfig):
-        if names and field.name not in names:
-            continue
-        kind, info = typing.get_args(hints[field.name])[:2]
-        flag = "--" + field.name.replace("_", "-")
-        default = None if field.default is MISSING else field.default
-        if kind is bool:
-            annotation: Any = bool | None
-            option = typer.Option(f"{flag}/--no-{flag[2:]}", help=info.description, show_default=_shown(default))
-        else:
-            annotation = str | None
-            option = typer.Option(
-                flag, help=info.description, metavar=_metavar(kind), show_default=_shown(default)
-            )
-        options.append(
-            inspect.Parameter(
-                field.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[annotation, option],
-            )
-        )
-    plain = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    command.__signature__ = signature.replace(parameters=[*plain, *options])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in (*plain, *options)}
-    return command
-
-
-def _shown(default: object) -> str | bool:
-    if isinstance(default, tuple):
-        return ",".join(f"{value:g}" for value in default) or False
-    if isinstance(default, bool):
-        return "on" if default else "off"
-    return False if default is None else str(default)
-
-
-def _metavar(kind: Any) -> str:
-    choices = [choice for choice in typing.get_args(kind) if isinstance(choice, str | int)]
-    if choices:
-        return "|".join(map(str, choices))
-    if typing.get_origin(kind) is tuple:
-        return "N,N,..."
-    names = {int: "N", float: "X"}
-    members = [member for member in (typing.get_args(kind) or (kind,)) if member in names]
-    return names[members[0]] if members else "TEXT"
-
-
-def _parse(name: str, value: str | bool) -> Any:
-    """Turn an option's text into what `TrainConfig` takes; pydantic checks the range."""
-    kind = typing.get_args(typing.get_type_hints(TrainConfig, include_extras=True)[name])[0]
-    if isinstance(value, bool):
-        return value
-    if typing.get_origin(kind) is tuple:
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    choices = typing.get_args(kind)
-    return int(value) if any(isinstance(choice, int) for choice in choices) and value.isdigit() else value
-
-
 @app.command()
-@_with_train_options
+@with_options(TrainConfig)
 def train(
     data: Data,
     out: Annotated[
@@ -195,7 +132,7 @@ def train(
     from fullyconv.run_folder import next_run_folder
     from fullyconv.train import train as run_training
 
-    given = {name: _parse(name, value) for name, value in options.items() if value is not None}
+    given = parsed(TrainConfig, options)
     if resume and out is None:
         raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
     folder = out or next_run_folder(data)
@@ -242,7 +179,6 @@ def evaluate(
     """Measure a model on a data set: the four metrics, and each class."""
     from fullyconv.charts import confusion_figure
     from fullyconv.dataset import Dataset
-    from fullyconv.evaluate import choose_split
     from fullyconv.evaluate import evaluate as run_evaluation
     from fullyconv.pictures import save_picture
     from fullyconv.predict import Predictor
@@ -251,16 +187,7 @@ def evaluate(
     console = Console()
     predictor = Predictor(model, device=device, precision=precision)
     dataset = Dataset.open(data, class_table=predictor.class_table)
-    chosen = choose_split(dataset, split, predictor.model.training_record)
-    for note in dataset.notes:
-        console.say(note)
-    measured = next(iter(chosen.splits)) if len(chosen.splits) == 1 else "all"
-    console.say(f"measuring {len(chosen)} images ({measured})")
-    if split is None and measured not in ("test", "val"):
-        console.say(
-            "WARNING: there is no test or val split: images that the model was trained on may be among them; "
-            "--split val measures those that its training held out"
-        )
+    chosen, measured = _measured_split(dataset, split, predictor.model, console)
     report = run_evaluation(predictor, chosen, progress=console)
     if matrix is not None:
         save_picture(confusion_figure(report.counts, predictor.class_table.names), matrix)
@@ -268,6 +195,25 @@ def evaluate(
         sys.stdout.write(json.dumps({**report.to_json(), "split": measured}, allow_nan=False) + "\n")
     else:
         sys.stdout.write(report.table() + "\n")
+
+
+def _measured_split(
+    dataset: "Dataset", split: str | None, model: "FCN", console: "Console", most: int | None = None
+) -> tuple["Dataset", str]:
+    """Choose what to measure on, and say what was assumed, which split it is, and whether it was learned from."""
+    from fullyconv.evaluate import choose_split
+
+    chosen = choose_split(dataset, split, model.training_record)
+    for note in dataset.notes:
+        console.say(note)
+    measured = next(iter(chosen.splits)) if len(chosen.splits) == 1 else "all"
+    console.say(f"measuring {min(len(chosen), most or len(chosen))} images ({measured})")
+    if split is None and measured not in ("test", "val"):
+        console.say(
+            "WARNING: there is no test or val split: images that the model was trained on may be among them; "
+            "--split val measures those that its training held out"
+        )
+    return chosen, measured
 
 
 @app.command()
@@ -322,7 +268,7 @@ def info(model: Model, as_json: Json = False) -> None:
 
 
 @app.command()
-@partial(_with_train_options, names=("stride", "scales", "hidden", "upsampling", "fc", "width"))
+@with_options(TrainConfig, ("stride", "scales", "hidden", "upsampling", "fc", "width"))
 def explain(
     model: Annotated[
         str,
@@ -371,7 +317,7 @@ def explain(
 
     if steps and out is None:
         raise UsageError("--steps needs a figure to draw", hint="name it with -o FIGURE.png")
-    given = {name: _parse(name, value) for name, value in options.items() if value is not None}
+    given = parsed(TrainConfig, options)
     network = find_network(model, classes, given)
     outline = outline_of(network)
     pixels = _image_size(size, image)
@@ -393,10 +339,9 @@ def explain(
 
 
 def _contributions(network: "FCN", outline: "Outline", data: Path, split: str | None, images: int) -> "Ablation":
-    """Measure what each stride of a model contributes, and say on which images."""
+    """Measure what each stride of a model contributes."""
     from fullyconv.ablation import measure_strides
     from fullyconv.dataset import Dataset
-    from fullyconv.evaluate import choose_split
     from fullyconv.feature_cache import FeatureCache
     from fullyconv.predict import Predictor
     from fullyconv.progress import Console
@@ -407,9 +352,7 @@ def _contributions(network: "FCN", outline: "Outline", data: Path, split: str | 
         )
     console = Console()
     dataset = Dataset.open(data, class_table=network.class_table)
-    chosen = dataset if split == "all" else choose_split(dataset, split)
-    for note in dataset.notes:
-        console.say(note)
+    chosen, _ = _measured_split(dataset, split, network, console, images)
     return measure_strides(
         Predictor(network), outline, chosen, images=images, cache=FeatureCache(), progress=console
     )

@@ -76,6 +76,10 @@ class TrainConfig:
     auxiliary: Annotated[
         bool, Field(description="Train torchvision's auxiliary head, too; it does not change the masks.")
     ] = False
+    instant: Annotated[
+        bool,
+        Field(description="Solve the practical decoder without hidden layer in closed form: one step, no epochs."),
+    ] = False
     train_on: Annotated[
         Literal["points", "maps"],
         Field(description="Train on features read once at labelled pixels, or on whole feature maps."),
@@ -154,6 +158,8 @@ class TrainConfig:
         Raises:
             UsageError: The first contradiction.
         """
+        if self.instant:
+            self._refuse_others(_INSTANT_ONLY, "instant needs", "train without --instant")
         if self.loss.startswith("dice") and self.pixels:
             raise UsageError(
                 f"loss {self.loss} needs every pixel, got pixels {self.pixels}",
@@ -167,18 +173,32 @@ class TrainConfig:
             )
         if self.decoder == "practical":
             return
-        for name, needed in _MAPS_ONLY.items():
-            if getattr(self, name) != needed:
-                raise UsageError(
-                    f"decoder {self.decoder} needs {name} {_text(needed)}, got {_text(getattr(self, name))}",
-                    hint=f"leave --{name.replace('_', '-')} out, or choose the decoder practical",
-                )
+        self._refuse_others(_MAPS_ONLY, f"decoder {self.decoder} needs", "choose the decoder practical")
         if self.decoder == "lecture" and self.stride != 8:
             raise UsageError(f"decoder lecture needs stride 8, got {self.stride}", hint="leave --stride out")
+
+    def _refuse_others(self, needed: Mapping[str, Any], rule: str, way_out: str) -> None:
+        for name, value in needed.items():
+            if getattr(self, name) != value:
+                raise UsageError(
+                    f"{rule} {name} {_text(value)}, got {_text(getattr(self, name))}",
+                    hint=f"leave --{name.replace('_', '-')} out, or {way_out}",
+                )
 
 
 _MAPS_ONLY: Mapping[str, Any] = {"train_on": "maps", "scales": (1.0,)}
 """What all decoders but the practical one need."""
+
+_INSTANT_ONLY: Mapping[str, Any] = {
+    "decoder": "practical",
+    "hidden": 0,
+    "train_on": "points",
+    "loss": "cross_entropy",
+}
+"""What the closed form needs."""
+
+_INSTANT_USUAL: Mapping[str, Any] = {**_INSTANT_ONLY, "dropout": 0.0, "pixels": 64, "balance": 0.0}
+"""What it has where nothing else is said. Pixels of an image are much alike: more of them cost time for little."""
 
 _MAPS_USUAL: Mapping[str, Any] = {
     **_MAPS_ONLY,
@@ -204,13 +224,13 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "fast": {"scales": (1.0,), "hidden": 32, "dropout": 0.0, "batch": 8, "epochs": 6, "steps": 300},
     "lecture-exact": {
-        **_MAPS_ONLY,
+        **_MAPS_USUAL,
         "encoder": "vgg16",
         "decoder": "lecture",
-        "stride": 8,
         "rgb_0_to_1": True,
         "precision": "float32",
         "pixels": 0,
+        "balance": 0.0,
         "mirror": False,
         "crop": 10**6,  # larger than any image: whole images
         # 300 random batches of 20, a line for each 30.
@@ -266,6 +286,8 @@ def config_from_mapping(values: Mapping[str, Any], *, base: str = "default", sou
     usual = RECIPES[base] if decoder == its_decoder else _MAPS_USUAL
     if decoder in _COARSEST:
         usual = {**usual, "stride": None}
+    if decoder == "practical" and str(values.get("instant", False)).lower() in ("true", "yes", "on", "1"):
+        usual = {**usual, **_INSTANT_USUAL}
     try:
         config: TrainConfig = TypeAdapter(TrainConfig).validate_python({**usual, **values})
     except ValidationError as error:

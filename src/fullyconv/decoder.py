@@ -27,6 +27,7 @@ __all__ = [
     "read_points",
     "resample",
     "sum_stage",
+    "take_over",
 ]
 
 
@@ -159,6 +160,23 @@ class BatchNorm(nn.BatchNorm2d):
             momentum=MOMENTUM,
             eps=self.eps,
         )
+
+
+def take_over(decoder: Decoder, other: Decoder) -> tuple[int, int]:
+    """Copy another decoder's weights where name and shape agree (the paper's staged training).
+
+    Returns:
+        How many tensors were copied, and how many the decoder has.
+
+    Raises:
+        UsageError: None agrees.
+    """
+    mine, theirs = decoder.state_dict(), other.state_dict()
+    shared = {name: value for name, value in theirs.items() if name in mine and mine[name].shape == value.shape}
+    if not shared:
+        raise UsageError("the model to start from shares no decoder weights with this one")
+    decoder.load_state_dict({**mine, **shared})
+    return len(shared), len(mine)
 
 
 def positions_of_strides(name: str, specs: Sequence[FeatureSpec], strides: Sequence[int]) -> list[int]:

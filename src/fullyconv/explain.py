@@ -19,20 +19,26 @@ from fullyconv.ablation import Ablation
 from fullyconv.charts import contributions_figure
 from fullyconv.class_table import ClassTable
 from fullyconv.config import config_from_mapping
-from fullyconv.dataset import Dataset
 from fullyconv.decoders import DECODER_NAMES
 from fullyconv.encoder import EncoderNetwork, FeatureSpec, Tap, padded_size, scaled_size
 from fullyconv.encoders import ENCODER_NAMES
 from fullyconv.errors import UsageError
 from fullyconv.images import show_path
-from fullyconv.model import FCN
+from fullyconv.model import FCN, build_model
 from fullyconv.model_file import load_model
 from fullyconv.pictures import colorize, sheet
 from fullyconv.shapes import Image, Size
 from fullyconv.stages import FixedMap, Outline, Sizes
-from fullyconv.train import build_model
 
-__all__ = ["contribution_pictures", "describe", "figure_files", "find_network", "outline_of", "sizes_of"]
+__all__ = [
+    "contribution_pictures",
+    "describe",
+    "figure_files",
+    "find_network",
+    "outline_of",
+    "sizes_of",
+    "weights_to_taps",
+]
 
 
 FIGURE_SUFFIXES = (".png", ".svg", ".pdf")
@@ -75,7 +81,7 @@ def find_network(name: str, classes: int | None = None, settings: Mapping[str, A
     )
     table = ClassTable.from_names([f"class {index}" for index in range(number)])
     with torch.device("meta"):
-        return build_model(config, Dataset(Path(), table, ())).eval()
+        return build_model(config, table).eval()
 
 
 def _known() -> str:

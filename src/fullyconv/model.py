@@ -1,13 +1,14 @@
 """The FCN: a fixed encoder and a trained decoder, for images of any size."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor, nn
 
 from fullyconv.class_table import ClassTable
+from fullyconv.config import TrainConfig
 from fullyconv.decoder import Decoder
 from fullyconv.decoders import build_decoder, needed_strides
 from fullyconv.encoder import RGB_0_TO_1, Encoder
@@ -15,7 +16,7 @@ from fullyconv.encoders import bare_network, build_network
 from fullyconv.shapes import Features, Images, Logits, Size
 from fullyconv.upsample import upsample_logits
 
-__all__ = ["FCN", "describe"]
+__all__ = ["FCN", "build_model", "describe"]
 
 
 class FCN(nn.Module):
@@ -136,6 +137,28 @@ class FCN(nn.Module):
         """Compute logits at the decoder's output stride for images of (height, width) `size`."""
         logits: Tensor = self.decoder(features, size)
         return logits
+
+
+def build_model(config: TrainConfig, class_table: ClassTable) -> FCN:
+    """Build the untrained model of some settings."""
+    options: dict[str, Callable[[], dict[str, Any]]] = {
+        "practical": lambda: {"hidden": config.hidden, "dropout": config.dropout},
+        "fcn": lambda: {"upsampling": config.upsampling, "fc": config.fc},
+        "fcn_at_once": lambda: {"upsampling": config.upsampling, "fc": config.fc},
+        "lecture": lambda: {"width": config.width},
+        "d2l": dict,
+        "torchvision": lambda: {"auxiliary": config.auxiliary},
+    }
+    return FCN.build(
+        class_table,
+        encoder=config.encoder,
+        encoder_weights=config.encoder_weights,
+        decoder=config.decoder,
+        stride=config.stride,
+        scales=config.scales,
+        rgb_0_to_1=config.rgb_0_to_1,
+        **options[config.decoder](),
+    )
 
 
 def describe(description: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 RUN/best.safetensors    the model file of the best epoch on the validation split
 RUN/last.safetensors    the model file of the last epoch
+RUN/sums.safetensors    of the closed form alone: the sums that the model was solved from
 RUN/checkpoint/         what `--resume` goes on from
 RUN/config.toml         the settings as run
 RUN/split.csv           which sample was in which split
@@ -77,6 +78,7 @@ class RunFolder:
         self.path = path
         self.best = path / "best.safetensors"
         self.last = path / "last.safetensors"
+        self.sums = path / "sums.safetensors"
         self.checkpoint = path / "checkpoint"
         self.progress = progress
 

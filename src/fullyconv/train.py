@@ -3,10 +3,10 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,14 +17,16 @@ from fullyconv.check import DataSummary, check_dataset
 from fullyconv.checkpoint import RunLock, load_newest, save_checkpoint
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
+from fullyconv.decoder import take_over
 from fullyconv.device import choose_device, choose_precision, seed_everything, set_threads
+from fullyconv.discriminant import fit_decoder, model_sums
 from fullyconv.encoders import fetch_pretrained
 from fullyconv.errors import DataError, FullyConvError, TrainingError, UsageError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
 from fullyconv.losses import balanced_weights
 from fullyconv.metrics import ConfusionMatrix, Report
-from fullyconv.model import FCN
+from fullyconv.model import build_model
 from fullyconv.model_file import load_model, save_model
 from fullyconv.pictures import save_picture, validation_panel
 from fullyconv.progress import Progress, Silent, duration
@@ -87,6 +89,8 @@ def train(
         WeightsError: The encoder's weights are missing, cannot be downloaded, are damaged or of another network.
         TrainingError: The loss is not finite any more.
     """
+    if config.instant and start_from is not None:
+        raise UsageError("the closed form starts from nothing, got a model to start from", hint="leave --from out")
     run = RunFolder(Path(out), resume=resume, progress=progress or Silent())
     set_threads(config.threads)
     if use_cache and cache is None:
@@ -142,9 +146,10 @@ class _Session:
             run.say(line)
         self.table = splits["train"].class_table
         seed_everything(config.seed)
-        self.model = build_model(config, splits["train"]).to(self.device)
+        self.model = build_model(config, self.table).to(self.device)
         if start_from is not None:
-            self._start_from(load_model(Path(start_from)))
+            taken, of = take_over(self.model.decoder, load_model(Path(start_from)).decoder)
+            run.say(f"started from another model: {taken} of {of} decoder tensors taken over")
         self.model.encoder.set_precision(choose_precision(config.precision, self.device))
         self.encoder_digest = self.model.encoder.digest()
         self.decoder = self.model.decoder
@@ -156,7 +161,8 @@ class _Session:
         self.reader = FeatureReader(self.model.encoder, splits["train"], self.cache)
         self.val_reader = FeatureReader(self.model.encoder, splits["val"], self.cache)
         self.batches = self._batches()
-        self.epochs = max(config.epochs, math.ceil(config.steps / len(self.batches)))
+        # The closed form is a run of one epoch that has one step.
+        self.epochs = 1 if config.instant else max(config.epochs, math.ceil(config.steps / len(self.batches)))
         self.optimizer = torch.optim.AdamW(
             self.decoder.parameters(),
             lr=config.lr,
@@ -209,6 +215,23 @@ class _Session:
         """Train one epoch and measure it on the val split."""
         start = time.perf_counter()
         seed_everything(self.config.seed, epoch + 1)
+        loss = self._solve() if self.config.instant else self._steps(epoch)
+        trained = time.perf_counter() - start
+        report = self._validate()
+        seconds = time.perf_counter() - start
+        row = {
+            "epoch": epoch + 1,
+            "loss": loss,
+            "mean_iou": report.mean_iou,
+            "pixel_accuracy": report.pixel_accuracy,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": round(seconds, 3),
+        }
+        self._say_epoch(row, trained)
+        return row
+
+    def _steps(self, epoch: int) -> float:
+        """Take the steps of an epoch and return the mean of their losses."""
         self.model.train()
         total, steps = 0.0, 0
         with self.run.track(f"epoch {epoch + 1} of {self.epochs}", len(self.batches)) as tick:
@@ -223,19 +246,18 @@ class _Session:
                 tick()
         if steps == 0:
             raise TrainingError("not one crop of the epoch had a labelled pixel", hint="use larger crops")
-        trained = time.perf_counter() - start
-        report = self._validate()
-        seconds = time.perf_counter() - start
-        row = {
-            "epoch": epoch + 1,
-            "loss": total / steps,
-            "mean_iou": report.mean_iou,
-            "pixel_accuracy": report.pixel_accuracy,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": round(seconds, 3),
-        }
-        self._say_epoch(row, trained)
-        return row
+        return total / steps
+
+    @torch.no_grad()
+    def _solve(self) -> float:
+        """Solve the decoder in closed form instead, keep the sums, and return the loss at the points."""
+        drawn = cast(PointBatches, self.batches)
+        sums = model_sums(self.model, drawn.points, drawn.targets, drawn.shares)
+        sums.save(self.run.sums, overwrite=True)
+        fit_decoder(self.decoder.eval(), sums, balance=self.config.balance)
+        self.optimizer.param_groups[0]["lr"] = 0.0  # No step was taken.
+        losses = [step_loss(self.decoder, batch, self.config.loss, self.weights) for batch in drawn.epoch(0)]
+        return float(torch.stack(losses).mean())
 
     def _say_epoch(self, row: Mapping[str, Any], trained: float) -> None:
         """Report an epoch in one line, and how long the rest will take."""
@@ -348,17 +370,6 @@ class _Session:
         counts = torch.from_numpy(summary.pixel_counts)
         return balanced_weights(counts, self.config.balance).to(self.device)
 
-    def _start_from(self, other: FCN) -> None:
-        """Copy the decoder weights of another model where name and shape agree (the paper's staged training)."""
-        mine, theirs = self.model.decoder.state_dict(), other.decoder.state_dict()
-        shared = {
-            name: value for name, value in theirs.items() if name in mine and mine[name].shape == value.shape
-        }
-        if not shared:
-            raise UsageError("the model to start from shares no decoder weights with this one")
-        self.model.decoder.load_state_dict({**mine, **shared})
-        self.run.say(f"started from another model: {len(shared)} of {len(mine)} decoder tensors taken over")
-
     def _exhausted(self, history: list[dict[str, Any]]) -> bool:
         if not history or not self.config.patience:
             return False
@@ -399,28 +410,6 @@ class _Session:
             if index in chosen
         ]
         return validation_panel(rows, self.table)
-
-
-def build_model(config: TrainConfig, data: Dataset) -> FCN:
-    """Build the untrained model of some settings for a data set's classes."""
-    options: dict[str, Callable[[], dict[str, Any]]] = {
-        "practical": lambda: {"hidden": config.hidden, "dropout": config.dropout},
-        "fcn": lambda: {"upsampling": config.upsampling, "fc": config.fc},
-        "fcn_at_once": lambda: {"upsampling": config.upsampling, "fc": config.fc},
-        "lecture": lambda: {"width": config.width},
-        "d2l": dict,
-        "torchvision": lambda: {"auxiliary": config.auxiliary},
-    }
-    return FCN.build(
-        data.class_table,
-        encoder=config.encoder,
-        encoder_weights=config.encoder_weights,
-        decoder=config.decoder,
-        stride=config.stride,
-        scales=config.scales,
-        rgb_0_to_1=config.rgb_0_to_1,
-        **options[config.decoder](),
-    )
 
 
 def one_cycle(position: float) -> float:

@@ -47,6 +47,16 @@ class Skip(nn.Module):
         projected: Tensor = self.projection(normalised)
         return projected
 
+    def set_linear(self, weights: Tensor, means: Tensor, variances: Tensor) -> Tensor:
+        """Compute `weights @ (values - means)` in eval mode, and give what that leaves out, `weights @ means`."""
+        means, variances = means.float(), variances.float()
+        statistics = {"running_mean": means, "running_var": variances}
+        identity = {"weight": torch.ones_like(means), "bias": torch.zeros_like(means)}
+        self.norm.load_state_dict({**statistics, **identity}, strict=False)
+        deviations = (variances.double() + self.norm.eps).sqrt()
+        self.projection.weight.copy_((weights * deviations)[..., None, None])
+        return weights @ means.double()
+
 
 class PracticalDecoder(Decoder):
     """Batch norm on each skip, 1x1 projections, a sum; optionally ReLU, dropout and a score layer.
@@ -137,6 +147,31 @@ class PracticalDecoder(Decoder):
             return total + self.bias
         dropped = self.dropout(functional.relu(total))
         return functional.linear(dropped, self.score.weight.flatten(1), self.score.bias)
+
+    @torch.no_grad()
+    def set_linear(self, weights: Tensor, biases: Tensor, means: Tensor, variances: Tensor) -> None:
+        """Take over a linear function of the features: in eval mode the logits are `weights @ features + biases`.
+
+        The batch norms get the given statistics and the projections what undoes them, so that training, which
+        normalises by the statistics of its batches, begins with about the same logits.
+
+        Args:
+            weights: num_classes x K float64, over the channels of all specs in order.
+            biases: num_classes float64.
+            means: K float64, the mean of each channel over the pixels.
+            variances: K float64, likewise.
+
+        Raises:
+            UsageError: There is a hidden layer.
+        """
+        if self.hidden:
+            raise UsageError(
+                f"a linear function needs a decoder without hidden layer, this one has {self.hidden} channels"
+            )
+        channels = [spec.channels for spec in self.specs]
+        parts = (torch.split(values, channels, dim=-1) for values in (weights, means, variances))
+        offsets = [skip.set_linear(*part) for skip, *part in zip(self.skips, *parts, strict=True)]
+        self.bias.copy_(torch.stack([biases, *offsets]).sum(dim=0))
 
     def config(self) -> dict[str, Any]:
         """The arguments beside specs and num_classes."""

@@ -3,7 +3,7 @@
 Which kind it is depends on what the network is made of, never on its name:
 
 - *fan*: maps that are projected, or many that are summed at once, or a decoder that does not say its stages;
-- *grids*: score layers, with or without skips between them;
+- *grids*: scores that go up by nothing but upsampling and sums;
 - *hourglass*: everything else, a way down and a way up with features joining it.
 """
 
@@ -14,7 +14,7 @@ from fullyconv.diagrams.fan import fan
 from fullyconv.diagrams.grids import grids
 from fullyconv.diagrams.hourglass import hourglass
 from fullyconv.errors import UsageError
-from fullyconv.stages import Outline, Sizes
+from fullyconv.stages import UPSAMPLING, Outline, Sizes
 
 __all__ = ["draw"]
 
@@ -37,9 +37,25 @@ def draw(outline: Outline, sizes: Sizes | None = None, step: int | None = None) 
     last = outline.step_count
     if step is not None and not 1 <= step <= last:
         raise UsageError(f"the figure is built up in steps 1 to {last}, got {step}")
-    kinds = {stage.kind for stage in outline.stages}
-    many = any(stage.kind == "sum" and len(stage.reads) > 2 for stage in outline.stages)
     drawing = Drawing(outline, sizes, step or last)
-    if many or kinds & {"whole", "projection"}:
+    if _meets_at_once(outline):
         return fan(drawing)
-    return grids(drawing) if "score" in kinds else hourglass(drawing)
+    return grids(drawing) if _is_ladder(outline) else hourglass(drawing)
+
+
+def _meets_at_once(outline: Outline) -> bool:
+    """Whether all maps go into one sum, or into a decoder that says no more."""
+    meetings = [stage for stage in outline.main_path if stage.kind in ("sum", "whole")]
+    projected = any(stage.kind in ("projection", "whole") for stage in outline.stages)
+    return len(meetings) == 1 and (projected or len(meetings[0].reads) > 2)
+
+
+def _is_ladder(outline: Outline) -> bool:
+    """Whether scores go up by nothing but upsampling and sums, and at last to pixels."""
+    kinds: list[str] = [stage.kind for stage in outline.main_path]
+    if "score" not in kinds:
+        return False
+    rest = kinds[kinds.index("score") + 1 :]
+    while rest[:1] and rest[0] in UPSAMPLING and rest[1:2] == ["sum"]:
+        rest = rest[2:]
+    return not rest or (len(rest) == 1 and rest[0] in UPSAMPLING)

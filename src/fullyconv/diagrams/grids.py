@@ -70,13 +70,10 @@ def _fuse(
         canvas.chip(x, (y + below) / 2 - 0.08, words, 1.3, TRAINED, height=0.46, shown=shown)
     for found, chain in drawing.ways(total.reads[1:]):
         tap = taps[found.label]
-        canvas.arrow(
-            [(tap, y_of_taps := canvas.height - _TOP - _GRID / 2 - 0.03), (tap, below + _GRID / 2 + 0.03)],
-            color=SKIP,
-            shown=shown,
-        )
-        for stage in chain[:-1]:
-            canvas.chip(tap, y_of_taps - 0.35, layer(stage), 0.95, TRAINED, shown=shown)
+        start = canvas.height - _TOP - _GRID / 2 - 0.03
+        canvas.arrow([(tap, start), (tap, below + _GRID / 2 + 0.03)], color=SKIP, shown=shown)
+        for number, stage in enumerate(chain[:-1]):
+            canvas.chip(tap, start - 0.35 - 0.36 * number, layer(stage), 0.95, TRAINED, shown=shown)
         canvas.arrow([(tap + _GRID / 2 + 0.04, below), (x - 0.16, below)], color=SKIP, shown=shown)
         if chain:
             score = chain[-1]

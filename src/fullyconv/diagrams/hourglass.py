@@ -18,7 +18,7 @@ def hourglass(drawing: Drawing) -> Figure:
     outline = drawing.outline
     totals = [stage for stage in outline.main_path if stage.kind == "sum"]
     columns = 1 + len(outline.fixed) + len(outline.main_path) - len(totals) + (outline.output_stride > 1)
-    top = 0.45 * len(totals) + 0.3
+    top = _LEVEL * sum(len(total.reads) - 1 for total in totals) + 0.3
     canvas = Canvas(_MARGIN + _PITCH * columns + _SUM * len(totals) + 0.1, 4.35 + top)
     for height, head in zip(_ROWS, ("layer", "size", "channels", "sees", "parameters"), strict=True):
         canvas.text(0.12, height, head, size=8.5, color=QUIET, align="left")
@@ -51,6 +51,9 @@ def hourglass(drawing: Drawing) -> Figure:
 
 _MARGIN, _PITCH, _SUM, _AXIS = 0.9, 1.2, 0.42, 3.25
 """Inches: left of the first column, from column to column, more where a sum lies between; height of the axis."""
+
+_LEVEL = 0.45
+"""Inches between the skips above each other."""
 
 _NAMES, *_ROWS = 1.88, 1.64, 1.42, 1.2, 0.98, 0.76
 """Heights of the lines below the blocks."""
@@ -97,17 +100,17 @@ class _Row:
 
 
 def _arcs(canvas: Canvas, drawing: Drawing, totals: list[Stage], places: Mapping[str, float]) -> None:
-    """Skips from the encoder's blocks over the others into the sums, the longest one outermost."""
-    for level, total in enumerate(totals):
-        for found, chain in drawing.ways(total.reads[1:]):
-            shown, side = drawing.shown(total), _side(found.stride)
-            start, end = places[found.label] + 0.08 * side, places[total.name]
-            top = canvas.height - 0.3 - 0.45 * (len(totals) - 1 - level)
-            above = _AXIS + 0.58 * side + 0.04
-            canvas.arrow([(start, above), (start, top), (end, top), (end, _AXIS + 0.16)], color=SKIP, shown=shown)
-            words = " → ".join([found.label, *map(layer, chain)]) if chain else total.name
-            middle = (start + end) / 2
-            canvas.text(middle, top, words, size=10, color=SKIP, shown=shown, paper=True, anchor="center")
+    """Skips from the encoder's blocks over the others into the sums, the last one outermost."""
+    arcs = [(total, *way) for total in totals for way in drawing.ways(total.reads[1:])]
+    for level, (total, found, chain) in enumerate(arcs):
+        shown, side = drawing.shown(total), _side(found.stride)
+        start, end = places[found.label] + 0.08 * side, places[total.name]
+        top = canvas.height - 0.3 - _LEVEL * (len(arcs) - 1 - level)
+        above = _AXIS + 0.58 * side + 0.04
+        canvas.arrow([(start, above), (start, top), (end, top), (end, _AXIS + 0.16)], color=SKIP, shown=shown)
+        words = " → ".join([found.label, *map(layer, chain)]) if chain else total.name
+        middle = (start + end) / 2
+        canvas.text(middle, top, words, size=10, color=SKIP, shown=shown, paper=True, anchor="center")
 
 
 def _side(stride: float) -> float:

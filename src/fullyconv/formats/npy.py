@@ -30,22 +30,22 @@ def read_npy(root: Path) -> Layout:
         DataError: An array is missing, or the two do not fit each other.
     """
     layout = Layout()
+    arrays = _arrays(root)
     samples: list[Sample] = []
     used: list[tuple[Path, Path]] = []
-    for split, parts in _arrays(root).items():
+    for split, parts in arrays.items():
         images, masks = parts.get(_IMAGES), parts.get(_MASKS)
-        if images is not None and masks is None and split == "test":
+        if images is not None and masks is not None:
+            samples += pair_items(images, masks, split)
+            used.append((images, masks))
+        elif images is not None and split == "test":
             layout.notes.append(f"{images.name} has no masks: predict its {len(open_images(images))} images.")
-        elif images is None or masks is None:
-            there, lacking = (images, _MASKS) if masks is None else (masks, _IMAGES)
-            assert there is not None
-            name = f"{lacking}_{there.stem.partition('_')[2]}{ARRAY_SUFFIX}"
+        else:
+            ((kind, there),) = parts.items()
+            name = f"{_MASKS if kind == _IMAGES else _IMAGES}_{there.stem.partition('_')[2]}{ARRAY_SUFFIX}"
             raise DataError(
                 f"{show_path(there)}: expected {name} beside it, got nothing there", hint=f"add {name}"
             )
-        else:
-            samples += pair_items(images, masks, split)
-            used.append((images, masks))
     if not used:
         raise DataError(
             f"{show_path(root)}: expected arrays with masks, got images alone",
@@ -55,10 +55,9 @@ def read_npy(root: Path) -> Layout:
     layout.description = ", ".join(f"{images.name} + {masks.name}" for images, masks in used)
     layout.classes = array_classes([masks for _, masks in used])
     layout.notes = [*describe_images([images for images, _ in used]), *layout.notes]
-    taken = {path for parts in _arrays(root).values() for path in parts.values()}
-    for entry in entries(root):
-        if entry not in taken and entry.is_file():
-            layout.skipped[entry.suffix.lower() or "no suffix"] += 1
+    taken = {path for parts in arrays.values() for path in parts.values()}
+    others = [path for path in entries(root) if path.suffix.lower() == ARRAY_SUFFIX and path not in taken]
+    layout.skipped.update(ARRAY_SUFFIX for _ in others)
     return layout
 
 

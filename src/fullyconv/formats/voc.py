@@ -48,11 +48,17 @@ _OTHERS = ("labelmap.txt", "class_names.txt")
 
 
 def find_voc(root: Path) -> Path | None:
-    """The folder that has JPEGImages/ or SegmentationClass/: a folder itself, or the one year in a VOCdevkit.
+    """JPEGImages/ or SegmentationClass/ of a folder, or of the one year in a VOCdevkit; None if there is neither.
 
     Raises:
         DataError: There are several years.
     """
+    year = _year(root)
+    return None if year is None else folder_named(year, _IMAGES) or folder_named(year, _MASKS)
+
+
+def _year(root: Path) -> Path | None:
+    """The folder that has JPEGImages/ or SegmentationClass/: a folder itself, or the one year in it."""
     if _has_parts(root):
         return root
     years = [entry for entry in entries(root) if re.fullmatch(r"(?i)voc\d{4}", entry.name) and entry.is_dir()]
@@ -75,7 +81,7 @@ def read_voc(root: Path) -> Layout:
     Raises:
         DataError: A folder or list is missing, a name has no image or no mask, or lists contradict each other.
     """
-    given, root = root, find_voc(root) or root
+    given, root = root, _year(root) or root
     layout = Layout(folder=root, classes=None if any((root / name).exists() for name in _OTHERS) else VOC_CLASSES)
     images, masks = folder_named(root, _IMAGES), folder_named(root, _MASKS)
     if images is None or masks is None:
