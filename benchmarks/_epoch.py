@@ -210,14 +210,15 @@ def _row(what: str, pair: np.ndarray, views: int, peers: Mapping[str, np.ndarray
     """A line of the table; the factors say how many times longer the peer takes."""
     return {
         "epoch": what,
-        **_named(pair),
+        **named(pair),
         "image_views": views,
         "clock_an_image_view": pair[0] / views,
-        "factors": {precision: _named(peer / pair) for precision, peer in peers.items()},
+        "factors": {precision: named(peer / pair) for precision, peer in peers.items()},
     }
 
 
-def _named(pair: np.ndarray) -> dict[str, float]:
+def named(pair: np.ndarray) -> dict[str, float]:
+    """A pair as JSON."""
     return dict(zip(("clock", "processor"), pair.tolist(), strict=True))
 
 

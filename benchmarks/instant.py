@@ -35,10 +35,9 @@ from fullyconv.train import train
 from fullyconv.transforms import PLAIN, make_views
 from fullyconv.upsample import predict_mask
 
-TAPS = ((8, (1.0,)), (4, (1.0,)), (8, (1.0, 1.5)), (4, (1.0, 1.5)))
-"""Finest stride and scales. The last has the taps of all others."""
+TAPS = {(8, (1.0,)): (25, 64, 512), (4, (1.0,)): (64,), (8, (1.0, 1.5)): (64,), (4, (1.0, 1.5)): (64,)}
+"""Finest stride and scales, and how many pixels are drawn from an image and view. The last has the taps of all."""
 
-PIXELS = (25, 64, 512)
 EPOCHS = (1, 2, 4)
 IOUS = {"mean IoU": "mean_iou", "with prior 1": "mean_iou_prior_1", "ridge": "mean_iou_ridge"}
 
@@ -63,9 +62,8 @@ class Bench:
         self.splits = {name: dataset.split(name) for name in ("train", "val")}
         self.settings = {"stride": stride, "scales": scales}
         precision = choose_precision("auto", torch.device("cpu"))
-        whole = build_model(
-            recipe(instant=True, stride=TAPS[-1][0], scales=TAPS[-1][1]), dataset.class_table
-        ).encoder
+        finest, all_scales = list(TAPS)[-1]
+        whole = build_model(recipe(instant=True, stride=finest, scales=all_scales), dataset.class_table).encoder
         self.model = build_model(recipe(instant=True, **self.settings), dataset.class_table)
         self.model.encoder.set_precision(precision)
         self.readers = {
@@ -180,7 +178,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="?", type=Path, help="a data set; drawn if not given")
     parser.add_argument("--ignore", type=int, nargs="*", default=[])
-    parser.add_argument("--pixels", type=int, nargs="*", default=PIXELS, help="drawn from an image and view")
     parser.add_argument("--starts", type=int, default=0, metavar="SEEDS")
     parser.add_argument("--cache", type=Path, help="keep the features here; else they go at the end")
     parser.add_argument("--json", action="store_true")
@@ -193,10 +190,10 @@ def main() -> None:
         if not dataset.has_split("val"):
             dataset = dataset.with_seeded_split(0.2, 0)
         cache = FeatureCache(arguments.cache or folder / "cache")
-        for stride, scales in TAPS:
+        for (stride, scales), counts in TAPS.items():
             bench = Bench(dataset, stride, scales, cache)
             epoch = bench.epoch_seconds()
-            for pixels in arguments.pixels:
+            for pixels in counts:
                 rows.append({**bench.row(pixels), "epoch_seconds": epoch})
                 say(json.dumps(rows[-1]))
         if arguments.starts:

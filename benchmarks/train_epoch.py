@@ -5,7 +5,7 @@
 
 For the fast recipe and a linear FCN-8s on EfficientNet-Lite0, and for the lecture's network on VGG16 (random
 weights: as fast). All figures are seconds an image and view, each the median of rounds that take the variants in
-turn:
+turn: on the clock, and of the processor (summed over threads, and hardly changed by other programs).
 
     in the loop, full loss      the encoder computes each view, cross entropy at every pixel
     in the loop, sampled loss   the same with logits at drawn pixels only
@@ -36,17 +36,16 @@ each. Its time is given as
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from _epoch import against_peer, show_epochs
+from _epoch import against_peer, named, now, show_epochs
 from _machine import machine, open_or_draw
 
 from fullyconv.batches import MapBatches, PointBatches, step_loss
@@ -92,11 +91,11 @@ FACTORS = {
 }
 
 
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
-    start = time.perf_counter()
+def timed(work: Callable[[], object]) -> np.ndarray:
+    """Seconds that a call takes: on the clock, and of the processor."""
+    start = now()
     work()
-    return time.perf_counter() - start
+    return now() - start
 
 
 class Bench:
@@ -120,7 +119,7 @@ class Bench:
         """Fill the cache and the memory, and take first steps, which are slower than others."""
         self.epoch(self.held, "sampled")
 
-    def variants(self) -> dict[str, Callable[[], float]]:
+    def variants(self) -> dict[str, Callable[[], np.ndarray]]:
         """Name each variant and give what runs it on all images once and returns its seconds."""
         variants = {
             "in the loop, full loss": lambda: self.epoch(self.maps("full", None), "full"),
@@ -151,7 +150,7 @@ class Bench:
             seed=0,
         )
 
-    def epoch(self, batches: MapBatches | PointBatches, loss: str) -> float:
+    def epoch(self, batches: MapBatches | PointBatches, loss: str) -> np.ndarray:
         """Seconds of one epoch."""
         return timed(lambda: [self.step(batch, loss) for batch in batches.epoch(0)])
 
@@ -161,30 +160,30 @@ class Bench:
         step_loss(self.decoder, batch, "cross_entropy", None).backward()
         self.optimizer.step()
 
-    def in_precision(self, precision: torch.dtype, work: Callable[[], object]) -> float:
+    def in_precision(self, precision: torch.dtype, work: Callable[[], object]) -> np.ndarray:
         """Seconds of some work with the encoder in a precision."""
         self.model.encoder.set_precision(precision).working_network()
         seconds = timed(work)
         self.model.encoder.set_precision(torch.float32).working_network()
         return seconds
 
-    def in_bfloat16(self) -> float:
+    def in_bfloat16(self) -> np.ndarray:
         """The encoder in the loop in bfloat16."""
         return self.in_precision(torch.bfloat16, lambda: self.epoch(self.maps("sampled", None), "sampled"))
 
-    def extraction(self, precision: torch.dtype) -> float:
+    def extraction(self, precision: torch.dtype) -> np.ndarray:
         """Compute the maps of all images and store them in a new cache."""
         with tempfile.TemporaryDirectory(dir=self.folder) as name:
             reader = FeatureReader(self.model.encoder, self.split, FeatureCache(Path(name)))
             items = [(sample, PLAIN) for sample in self.split]
             return self.in_precision(precision, lambda: [None for _ in reader.all_maps(items)])
 
-    def alone(self) -> float:
+    def alone(self) -> np.ndarray:
         """Steps on batches that are in memory."""
         batches = list(self.maps("sampled", self.cache).epoch(0))
         return timed(lambda: [self.step(batch, "sampled") for batch in batches])
 
-    def points(self) -> float:
+    def points(self) -> np.ndarray:
         """An epoch on points."""
         config = self.config
         reader = FeatureReader(self.model.encoder, self.split, self.cache)
@@ -208,12 +207,13 @@ def measure(
     bench = Bench(config, dataset, images, folder)
     bench.warm_up()
     variants = bench.variants()
-    seconds: dict[str, list[float]] = {variant: [] for variant in variants}
+    seconds: dict[str, list[np.ndarray]] = {variant: [] for variant in variants}
     for turn in range(rounds):
         for variant, run in variants.items():
             seconds[variant].append(run() / bench.images)
-            print(f"{name}, round {turn + 1}: {variant} {seconds[variant][-1]:.4f}", file=sys.stderr, flush=True)
-    medians = {variant: statistics.median(values) for variant, values in seconds.items()}
+            clock = seconds[variant][-1][0]
+            print(f"{name}, round {turn + 1}: {variant} {clock:.4f}", file=sys.stderr, flush=True)
+    medians = {variant: np.median(values, axis=0) for variant, values in seconds.items()}
     for suffix, precision in (("", "float32"), (", bfloat16", "bfloat16")):
         share = medians[f"extraction, {precision}"] / config.epochs
         medians[f"with extraction{suffix}"] = medians["cache, sampled loss"] + share
@@ -221,13 +221,13 @@ def measure(
         "network": name,
         "images": bench.images,
         "epochs": config.epochs,
-        "seconds_an_image": medians,
-        "steps": steps(medians),
-        "factors": {factor: medians[slow] / medians[fast] for factor, (slow, fast) in FACTORS.items()},
+        "seconds_an_image": {variant: named(pair) for variant, pair in medians.items()},
+        "steps": {step: named(pair) for step, pair in steps(medians).items()},
+        "factors": {factor: named(medians[slow] / medians[fast]) for factor, (slow, fast) in FACTORS.items()},
     }
 
 
-def steps(seconds: Mapping[str, float]) -> dict[str, float]:
+def steps(seconds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """One factor for each step of the chain, as far as the network goes it, and their product."""
     chain = [seconds[variant] for variant in CHAIN if variant in seconds]
     factors = {step: slow / fast for step, slow, fast in zip(STEPS, chain, chain[1:], strict=False)}
@@ -239,14 +239,15 @@ def show(result: Mapping[str, Any]) -> None:
     print(
         f"\n{result['network']}: seconds an image and view; {result['images']} images, {result['epochs']} epochs"
     )
-    for variant, value in result["seconds_an_image"].items():
-        print(f"  {variant:28} {value:9.4f}")
+    print(f"  {'':52} clock  processor")
+    for variant, by in result["seconds_an_image"].items():
+        print(f"  {variant:50} {by['clock']:8.4f} {by['processor']:9.4f}")
     print("  one factor for each step")
-    for step, value in result["steps"].items():
-        print(f"  x {value:7.1f}  {step}")
+    for step, by in result["steps"].items():
+        print(f"  {step:50} x {by['clock']:6.1f} {by['processor']:9.1f}")
     print("  other factors")
-    for factor, value in result["factors"].items():
-        print(f"  x {value:7.1f}  {factor}")
+    for factor, by in result["factors"].items():
+        print(f"  {factor:50} x {by['clock']:6.1f} {by['processor']:9.1f}")
 
 
 def arguments() -> argparse.Namespace:

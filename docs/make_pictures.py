@@ -9,6 +9,7 @@ figures         explain-*.png: the figures of the lecture's network, in steps, F
 contributions   explain-contributions.png, explain-skips.png: what each stride of the default recipe contributes
 lecture-result.png, lecture-loss.png    the lecture's training (--recipe lecture-exact, narrower and on
                 EfficientNet-Lite0): its figures of a test image, and the curves of the run
+cae             the pictures of cae_pictures.py
 """
 
 import shutil
@@ -16,6 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import cae_pictures
 import numpy as np
 from PIL import Image
 
@@ -35,6 +37,8 @@ from fullyconv.train import train
 
 PICTURES = Path(__file__).parent / "pictures"
 STRIDES = (32, 16, 8)
+
+ALL = ("overview", "lecture", "strides", "figures", "contributions", "lecture-exact", "cae")
 
 
 def trained(data: Dataset, folder: Path, config: TrainConfig) -> Predictor:
@@ -104,12 +108,14 @@ def lecture_result(data: Dataset, predictor: Predictor, index: int) -> np.ndarra
 
 def main() -> None:
     """Make all pictures, or those that are named."""
-    wanted = set(sys.argv[1:]) or {"overview", "lecture", "strides", "figures", "contributions", "lecture-exact"}
+    wanted = set(sys.argv[1:]) or set(ALL)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "figures" in wanted:
             draw_figures(folder)
-        if wanted == {"figures"}:
+        if "cae" in wanted:
+            cae_pictures.make(folder)
+        if wanted <= {"figures", "cae"}:
             return
         write_dataset(folder / "data", train=160, val=20, test=24, size=(256, 256), seed=0)
         data = Dataset.open(folder / "data")

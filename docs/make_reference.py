@@ -10,7 +10,7 @@ from typing import get_args, get_type_hints
 from typer.main import get_command
 
 from fullyconv.cli import app
-from fullyconv.config import TrainConfig
+from fullyconv.config import PretrainConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -32,7 +32,8 @@ def pages():
             found[f"{path.name}.md"] = module_page(path.name, *(f"{path.name}.{family}" for family in families))
         elif path.suffix == ".py" and path.stem not in {"__init__", "__main__", "cli"}:
             found[f"{path.stem}.md"] = module_page(path.stem)
-    found["config.md"] += "\n## Settings of training\n" + settings_table()
+    found["config.md"] += "\n## Settings of training\n" + settings_table(TrainConfig)
+    found["config.md"] += "\n## Settings of pretraining\n" + settings_table(PretrainConfig)
     return found
 
 
@@ -46,12 +47,12 @@ def module_page(*names):
     return "\n".join(sections)
 
 
-def settings_table():
-    """A table of the fields of `TrainConfig`."""
-    hints = get_type_hints(TrainConfig, include_extras=True)
+def settings_table(config):
+    """A table of the fields of a class of settings."""
+    hints = get_type_hints(config, include_extras=True)
     rows = [
         (f"`{field.name}`", get_args(hints[field.name])[1].description, f"`{field.default!r}`")
-        for field in fields(TrainConfig)
+        for field in fields(config)
     ]
     return table(["setting", "meaning", "default"], rows)
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fullyconv.dataset import Dataset
+from fullyconv.discriminant import Sums
 from fullyconv.synthetic import write_dataset
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -47,13 +49,14 @@ def test_an_epoch_bears_its_share_of_what_a_run_does_once():
 @pytest.mark.parametrize("reads_points", [True, False])
 def test_the_factors_of_the_steps_multiply_to_the_whole(reads_points):
     bench = importlib.import_module("train_epoch")
-    seconds = {variant: 2.0**-index for index, variant in enumerate(bench.CHAIN)}
+    seconds = {variant: np.array([2.0**-index, 4.0**-index]) for index, variant in enumerate(bench.CHAIN)}
     if not reads_points:
         del seconds["points"]
     factors = bench.steps(seconds)
     whole = factors.pop("all steps")
     assert list(factors) == list(bench.STEPS[: len(factors)])
-    assert whole == math.prod(factors.values()) == 2.0 ** (len(seconds) - 1)
+    assert whole.tolist() == [2.0 ** (len(seconds) - 1), 4.0 ** (len(seconds) - 1)]
+    assert np.array_equal(whole, math.prod(factors.values()))
 
 
 @pytest.mark.slow  # It loads the toolkit.
@@ -71,3 +74,15 @@ def test_the_peer_takes_its_turns_and_is_scaled_to_an_epoch(tmp_path):
         assert len(turns) == 2
         assert (np.array(turns) > 0).all()
         assert np.allclose(peer.epoch(precision, 30), np.mean(turns, axis=0) * 15)
+
+
+def test_ridge_regression_from_sums_is_that_on_the_pixels():
+    bench = importlib.import_module("instant")
+    draw = np.random.default_rng(0)
+    values, targets = draw.integers(-9, 10, (200, 4)) / 8 + 1, draw.integers(0, 3, 200)
+    sums = Sums.of([torch.from_numpy(values)], torch.from_numpy(targets), num_classes=3)
+    fit = bench.ridge(sums, penalty=0.0)
+    inputs = np.concatenate([values, np.ones((200, 1))], axis=1)
+    expected = np.linalg.lstsq(inputs, np.eye(3)[targets], rcond=None)[0]
+    np.testing.assert_allclose(fit.weights, expected[:-1].T, atol=1e-9)
+    np.testing.assert_allclose(fit.biases, expected[-1], atol=1e-9)

@@ -1,9 +1,11 @@
 """Charts: what is drawn is what was given, for one epoch and for many, for one class and for forty."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from fullyconv.charts import confusion_figure, contributions_figure, curves
 from fullyconv.errors import UsageError
@@ -110,6 +112,16 @@ def test_contributions_show_what_is_lost_without_and_what_is_there_with():
     assert [label.get_text() for label in left.get_yticklabels()] == ["stride 32", "stride 8"]
     assert left.get_xlim()[0] < -0.05
     assert left.get_ylim() == right.get_ylim()  # bars of one thickness
+
+
+def test_no_words_overlap_in_contributions():
+    figure = contributions_figure(0.6, [("a long name", 0.63), ("another", 0.1)], [("strides 32, 16, 8, 4", 0.6)])
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    figure.draw(renderer)
+    for axes in figure.axes:
+        words = [*axes.texts, *axes.get_yticklabels()]
+        for one, other in itertools.combinations([text.get_window_extent(renderer) for text in words], 2):
+            assert one.x1 <= other.x0 or other.x1 <= one.x0 or one.y1 <= other.y0 or other.y1 <= one.y0
 
 
 @pytest.mark.parametrize("number", [1, 14])

@@ -8,7 +8,16 @@ from dataclasses import FrozenInstanceError, fields, replace
 import pytest
 from pydantic import ValidationError
 
-from fullyconv.config import RECIPES, TrainConfig, config_from_mapping, read_config, recipe, write_config
+from fullyconv.config import (
+    RECIPES,
+    PretrainConfig,
+    TrainConfig,
+    config_from_mapping,
+    pretrain_config,
+    read_config,
+    recipe,
+    write_config,
+)
 from fullyconv.decoders import DECODER_NAMES
 from fullyconv.encoders import ENCODER_NAMES
 from fullyconv.errors import UsageError
@@ -56,17 +65,37 @@ OTHER = {
 
 INSTANT = {"instant": True, "hidden": 0}
 
+OTHER_PRETRAINING = {
+    "preset": "digits",
+    "channels": 4,
+    "down": "pool",
+    "start": "random",
+    "noise": 0.1,
+    "crop": 64,
+    "epochs": 5,
+    "steps": 0,
+    "batch": 8,
+    "lr": 1e-4,
+    "weight_decay": 0.1,
+    "val_fraction": 0.5,
+    "seed": 3,
+    "threads": 2,
+    "device": "cpu",
+}
+
 
 def test_the_settings_are_these_and_a_new_one_has_to_replace_one_or_be_argued_for():
     assert [field.name for field in fields(TrainConfig)] == list(OTHER)
+    assert [field.name for field in fields(PretrainConfig)] == list(OTHER_PRETRAINING)
 
 
-def test_every_setting_has_a_default_and_a_description():
-    hints = typing.get_type_hints(TrainConfig, include_extras=True)
-    for field in fields(TrainConfig):
+@pytest.mark.parametrize("config", [TrainConfig, PretrainConfig])
+def test_every_setting_has_a_default_and_a_description(config):
+    hints = typing.get_type_hints(config, include_extras=True)
+    for field in fields(config):
         description = typing.get_args(hints[field.name])[1].description
         assert description.endswith("."), field.name
-        assert hasattr(TrainConfig(), field.name)
+        assert hasattr(config(), field.name)
 
 
 def test_settings_cannot_be_changed_afterwards():
@@ -107,7 +136,13 @@ def test_an_unknown_setting_is_refused_in_python_too():
     ("name", "value", "message"),
     [
         ("epochs", 0, "setting epochs: input should be greater than or equal to 1, got 0"),
-        ("stride", 12, "setting stride: input should be 4, 8, 16, 32 or None, got 12"),
+        ("stride", 12, "setting stride: input should be 2, 4, 8, 16, 32 or None, got 12"),
+        (
+            "encoder",
+            "resnet",
+            "setting encoder: input should be 'efficientnet_lite0', .* 'cae:FILE', got 'resnet'",
+        ),
+        ("encoder", "cae:", "setting encoder: input should be .* or 'cae:FILE', got 'cae:'"),
         ("decoder", "FCN", "setting decoder: input should be 'practical', 'fcn', .*, got 'FCN'"),
         ("scales", (1.0, 9.0), "setting scales.1: input should be less than or equal to 4, got 9.0"),
         ("scales", (), r"setting scales: tuple should have at least 1 item .* got \(\)"),
@@ -128,6 +163,7 @@ def test_numbers_may_be_given_as_text():
 
 def test_the_other_values_differ_from_the_defaults():
     assert [name for name, value in OTHER.items() if value == getattr(TrainConfig(), name)] == ["instant"]
+    assert [n for n, value in OTHER_PRETRAINING.items() if value == getattr(PretrainConfig(), n)] == []
 
 
 @pytest.mark.parametrize("values", [{}, OTHER, INSTANT], ids=["defaults", "other values", "instant"])
@@ -135,6 +171,30 @@ def test_settings_come_back_from_toml_as_they_were(tmp_path, values):
     config = TrainConfig(**values)
     write_config(config, tmp_path / "config.toml")
     assert config_from_mapping(read_config(tmp_path / "config.toml")) == config
+
+
+def test_settings_of_pretraining_come_back_from_toml_as_they_were(tmp_path):
+    config = PretrainConfig(**OTHER_PRETRAINING)
+    write_config(config, tmp_path / "config.toml")
+    assert pretrain_config(read_config(tmp_path / "config.toml")) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"encoder": "vgg16"}, r"unknown setting 'encoder' in run/config.toml \(known: preset, channels,"),
+        ({"noise": "2"}, "setting noise in run/config.toml: input should be less than or equal to 1, got '2'"),
+    ],
+)
+def test_wrong_settings_of_pretraining_are_refused(values, message):
+    with pytest.raises(UsageError, match=message):
+        pretrain_config(values, source="run/config.toml")
+
+
+def test_an_encoder_may_be_the_file_of_an_autoencoder(tmp_path):
+    config = recipe(encoder="cae:runs/my cae/cae.safetensors")
+    write_config(config, tmp_path / "config.toml")
+    assert config_from_mapping(read_config(tmp_path / "config.toml")).encoder == config.encoder
 
 
 def test_settings_that_are_none_are_left_out_of_toml(tmp_path):
@@ -154,10 +214,10 @@ def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path, content):
         read_config(path)
 
 
-@pytest.mark.parametrize("decoder", ["fcn", "fcn_at_once", "lecture"])
-def test_the_papers_and_the_lectures_decoders_imply_maps_of_one_scale_and_stride_8(decoder):
+@pytest.mark.parametrize(("decoder", "stride"), [("fcn", 8), ("fcn_at_once", 8), ("lecture", 8), ("cae", 4)])
+def test_all_decoders_but_the_practical_one_imply_maps_of_one_scale_and_a_stride(decoder, stride):
     config = recipe(decoder=decoder)
-    assert (config.train_on, config.scales, config.stride, config.pixels) == ("maps", (1.0,), 8, 4096)
+    assert (config.train_on, config.scales, config.stride, config.pixels) == ("maps", (1.0,), stride, 4096)
 
 
 @pytest.mark.parametrize("decoder", ["d2l", "torchvision"])
@@ -171,7 +231,7 @@ def test_decoders_without_skips_imply_the_coarsest_stride_of_the_encoder(decoder
 
 def test_the_names_of_encoders_and_decoders_are_those_that_can_be_built():
     hints = typing.get_type_hints(TrainConfig)
-    assert typing.get_args(hints["encoder"]) == ENCODER_NAMES
+    assert typing.get_args(typing.get_args(hints["encoder"])[0]) == (*ENCODER_NAMES, "cae:FILE")
     assert typing.get_args(hints["decoder"]) == DECODER_NAMES
 
 

@@ -125,6 +125,8 @@ def taps_at(*strides):
         ("fcn", {"stride": 32}, (32,)),
         ("fcn_at_once", {}, (8, 16, 32)),
         ("lecture", {}, (8, 16, 32)),
+        ("cae", {}, (4, 8, 16, 32)),
+        ("cae", {"stride": 16}, (16, 32)),
         ("d2l", {}, (32,)),
         ("d2l", {"stride": 8}, (8,)),
         ("torchvision", {}, (32,)),
@@ -160,7 +162,9 @@ def test_on_a_dilated_encoder_a_decoder_reads_the_strides_that_there_are(name, o
         ("fcn", 2, "decoder fcn has stride 4 or 8 or 16 or 32, not 2"),
         ("fcn_at_once", 4, "decoder fcn_at_once has stride 8 or 16 or 32, not 4"),
         ("lecture", 16, "decoder lecture has stride 8, not 16"),
-        ("unet", None, "there is no decoder 'unet'.*practical, fcn, fcn_at_once, lecture"),
+        ("cae", 64, "decoder cae has stride 2 or 4 or 8 or 16 or 32, not 64"),
+        ("cae", 3, r"decoder cae has stride 2 or 4 or 8 or 16 or 32, not 3 \(leave it out for 4\)"),
+        ("unet", None, "there is no decoder 'unet'.*practical, fcn, fcn_at_once, lecture, d2l, torchvision, cae"),
     ],
 )
 def test_a_stride_that_a_decoder_does_not_have_is_refused(name, stride, message):
@@ -194,6 +198,12 @@ def test_a_stride_that_a_decoder_does_not_have_is_refused(name, stride, message)
         ("lecture", (16, 32), (1,), {}, "lecture needs features at strides 8, 16, 32, the encoder gives 16, 32"),
         ("lecture", (8, 16, 32), (1, 2), {}, "lecture reads features at scale 1 only, got scale 2"),
         ("lecture", (8, 16, 32), (1,), {"width": 0}, "width of conv6 and fcn4 has to be 1 or more, got 0"),
+        ("cae", (4, 16, 32), (1,), {}, "cae needs features at strides 4, 8, 16, 32, the encoder gives 4, 16, 32"),
+        ("cae", (4, 8), (2,), {}, "cae reads features at scale 1 only, got scale 2"),
+        ("cae", (4, 8), (1,), {"kernel": 6}, "kernel of decoder cae has to lie in 2..5, got 6"),
+        ("cae", (4, 8), (1,), {"widths": [1, 2]}, r"cae needs 1 widths from 1 up below stride 4, got \[1, 2\]"),
+        ("cae", (4, 8), (1,), {"widths": [0]}, r"cae needs 1 widths from 1 up below stride 4, got \[0\]"),
+        ("cae", (), (1,), {}, "cae needs strides that are powers of 2, got"),
         ("practical", (), (1,), {}, "practical needs features, got none"),
         ("d2l", (), (1,), {}, "d2l needs features at strides 32, the encoder gives none"),
         ("d2l", (32,), (1, 2), {}, "d2l reads features at scale 1 only, got scale 2"),
@@ -224,4 +234,5 @@ def test_the_options_of_the_decoders_are_these():
         "lecture": ("width",),
         "d2l": (),
         "torchvision": ("auxiliary",),
+        "cae": ("kernel", "widths"),
     }

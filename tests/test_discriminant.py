@@ -9,7 +9,7 @@ from tiny_decoders import randomised, specs_of
 
 from fullyconv.class_table import ClassTable
 from fullyconv.decoders import build_decoder
-from fullyconv.discriminant import STEP, Sums, basis_of, fit_decoder, label_sums, solve
+from fullyconv.discriminant import PRIOR, STEP, Sums, _cholesky, basis_of, fit_decoder, label_sums, solve
 from fullyconv.errors import ModelFileError, UsageError
 from fullyconv.features import FeatureReader
 from fullyconv.model import FCN
@@ -46,8 +46,8 @@ def some(points, targets, chosen):
 @pytest.mark.parametrize("spread", [1.0, 1e-3, 300.0, 9000.0])
 def test_the_sums_are_those_of_python_integers(spread):
     points, targets = cloud(pixels=40, spread=spread)
-    if spread == 9000.0:
-        points = [values.float().clamp(-60000, 60000).half() for values in points]
+    if spread == 9000.0:  # In single precision, so that their products fill more than the 53 bits of a float64.
+        points = [values.float().clamp(-60000, 60000) + 1 / 3 for values in points]
     sums = Sums.of(points, targets, num_classes=CLASSES)
     steps = [[round(value / STEP) for value in row] for row in torch.cat(points, dim=1).double().tolist()]
     for i, j in ((0, 0), (0, 7), (20, 3), (20, 20)):
@@ -101,6 +101,16 @@ def test_subtracting_what_was_never_added_is_refused():
     few, many = some(points, targets, slice(0, 100)), some(points, targets, slice(0, 900))
     with pytest.raises(UsageError, match="pixels were subtracted that had not been added"):
         few - many
+
+
+@pytest.mark.parametrize(("pixels", "share"), [(2, 1.0), (1, 9.0)], ids=["pixels", "what they stand for"])
+def test_subtracting_more_than_was_added_is_refused(pixels, share):
+    def sums(value, pixels, share):
+        points, targets = [torch.full((pixels, 2), value)], torch.zeros(pixels).long()
+        return Sums.of(points, targets, torch.full((pixels,), share), num_classes=1)
+
+    with pytest.raises(UsageError, match="pixels were subtracted that had not been added"):
+        sums(9.0, 1, 5.0) - sums(1.0, pixels, share)
 
 
 def test_sums_of_other_features_or_classes_are_not_added():
@@ -211,11 +221,23 @@ def test_dependent_features_are_solved_all_the_same(broken):
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
-def test_fewer_pixels_than_channels_are_enough():
+@pytest.mark.parametrize("shrinkage", [None, 0.0])
+def test_fewer_pixels_than_channels_are_enough(shrinkage):
     points, targets = cloud(pixels=9)
-    fit = solve(Sums.of(points, targets, num_classes=CLASSES))
+    fit = solve(Sums.of(points, targets, num_classes=CLASSES), shrinkage=shrinkage)
     values = joined(points)
     assert ((values @ fit.weights.T + fit.biases).argmax(1) == targets).all()
+
+
+def test_what_is_singular_is_shrunk_until_it_is_not():
+    factor = _cholesky(torch.tensor([[1.0, 2.0], [2.0, 1.0]]), 0.0)
+    torch.testing.assert_close(factor, torch.eye(2), rtol=0, atol=1e-6)
+
+
+def test_the_fewer_pixels_the_more_is_shrunk():
+    points, targets = cloud()
+    sums = Sums.of(points, targets, num_classes=CLASSES)
+    assert all(map(torch.equal, solve(sums), solve(sums, shrinkage=CHANNELS / (CHANNELS + 900))))
 
 
 def test_a_class_without_a_pixel_is_never_predicted():
@@ -225,7 +247,9 @@ def test_a_class_without_a_pixel_is_never_predicted():
     far = 1000 * torch.randn(5000, CHANNELS, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     logits = far @ fit.weights.T + fit.biases
     assert set(logits.argmax(1).tolist()) == {0, 1, 3}
-    assert (logits[:, [0, 1, 3]].max(1).values >= -1e-6).all()
+    # Nor where the features say nothing, and all other logits are 0.
+    same = solve(Sums.of([torch.ones(6, 2)], torch.tensor([0, 0, 0, 1, 1, 1]), num_classes=3))
+    assert (same.weights.abs().max(), int(same.biases.argmin())) == (0, 2)
 
 
 def test_nothing_to_learn_from_is_refused():
@@ -236,8 +260,9 @@ def test_nothing_to_learn_from_is_refused():
         solve(Sums.of(points, targets, num_classes=CLASSES), shrinkage=1.5)
 
 
-def test_the_decoder_computes_the_linear_function():
-    points, targets = cloud(spread=3.0)
+@pytest.mark.parametrize("spread", [3.0, 0.01])
+def test_the_decoder_computes_the_linear_function(spread):
+    points, targets = cloud(spread=spread)
     decoder = randomised(build_decoder("practical", SPECS, CLASSES)).eval()
     sums = Sums.of(points, targets, num_classes=CLASSES)
     fit_decoder(decoder, sums)
@@ -263,10 +288,11 @@ def test_balance_lifts_the_rare_classes():
     points, targets = cloud()
     sums = Sums.of(points, targets, num_classes=CLASSES)
     decoders = [build_decoder("practical", SPECS, CLASSES).eval() for _ in range(2)]
-    for decoder, balance in zip(decoders, (False, True), strict=True):
+    for decoder, balance in zip(decoders, (0.0, 1.0), strict=True):
         fit_decoder(decoder, sums, balance=balance)
+    shares = (sums.counts / sums.counts.sum()).log()
     difference = decoders[1].bias - decoders[0].bias
-    assert int(difference.argmin()) == int(sums.counts.argmax())
+    torch.testing.assert_close(difference.detach(), PRIOR * (shares.mean() - shares), rtol=1e-4, atol=1e-4)
 
 
 def test_other_decoders_and_other_sums_are_refused():
@@ -293,7 +319,8 @@ def test_the_sums_of_an_image_are_those_of_its_points_in_the_cache(count, pictur
     model = FCN(encoder, build_decoder("practical", encoder.specs, 3), pictures.class_table)
     reader = FeatureReader(encoder, pictures)
     items = [(sample, PLAIN) for sample in pictures]
-    for sample, (points, targets, shares) in zip(pictures, reader.all_points(items, 4, 10**6, 0), strict=True):
+    drawn = reader.all_points(items, model.decoder.output_stride, 10**6, 0)
+    for sample, (points, targets, shares) in zip(pictures, drawn, strict=True):
         image = torch.from_numpy(pictures.read_image(sample).copy()).permute(2, 0, 1)
         mine = label_sums(model, model.features(image[None]), pictures.read_target(sample), count=count)
         if count:

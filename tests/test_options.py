@@ -9,7 +9,8 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from fullyconv.config import TrainConfig
-from fullyconv.options import parsed, with_options
+from fullyconv.errors import UsageError
+from fullyconv.options import parsed, parsed_size, with_options
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,13 @@ def test_texts_become_what_the_settings_take(name, text, value):
 
 def test_what_was_not_given_is_left_out():
     assert parsed(TrainConfig, {"epochs": None, "mirror": None, "lr": "0.1"}) == {"lr": "0.1"}
+
+
+def test_a_size_is_height_x_width():
+    assert parsed_size("160x576") == parsed_size("160X576") == (160, 576)
+
+
+@pytest.mark.parametrize("text", ["160", "160x", "axb", "1x2x3", "-1x2", "²x3"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(UsageError, match="--size has to be HEIGHTxWIDTH in pixels, got"):
+        parsed_size(text)

@@ -12,6 +12,7 @@ from fullyconv.pictures import (
     colorize,
     overlay,
     probability_picture,
+    reconstruction_panel,
     save_picture,
     sheet,
     validation_panel,
@@ -266,3 +267,24 @@ def test_a_figure_is_written_in_the_format_of_its_name_and_an_older_one_kept_if_
     save_picture(figure, path)
     assert path.read_bytes() == first
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_reconstructions_stand_below_their_inputs(rng):
+    images = [rng.integers(0, 256, (40, 60, 3), dtype=np.uint8) for _ in range(3)]
+    negatives = [255 - image for image in images]
+    panel = reconstruction_panel({"input": images, "reconstruction": negatives})
+    enlarged = [np.kron(image, np.ones((5, 5, 1), np.uint8)) for image in (*images, *negatives)]
+    assert all(contains(panel, image) for image in enlarged)
+    top, bottom = (int(np.argwhere((panel == image[0, 0]).all(2))[0, 0]) for image in (enlarged[0], enlarged[3]))
+    assert bottom > top + 200
+
+
+def test_digits_of_any_number_are_enlarged_to_be_seen(rng):
+    panel = reconstruction_panel({"input": [rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)] * 10})
+    assert panel.shape[0] > 100
+    assert 1000 < panel.shape[1] <= 1700
+
+
+def test_a_panel_of_no_reconstruction_is_refused():
+    with pytest.raises(UsageError, match="expected at least one image for a panel of reconstructions, got none"):
+        reconstruction_panel({"input": []})

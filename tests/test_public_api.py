@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import fullyconv
-from fullyconv.config import TrainConfig
+from fullyconv.config import PretrainConfig, TrainConfig
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src" / "fullyconv").rglob("*.py"))
@@ -33,7 +33,17 @@ PUBLIC_NAMES = {
     "load_model",
     "train",
 }
-VERBS = {"train", "evaluate", "predict", "info", "explain", "demo", "cache info", "cache clear"}
+VERBS = {
+    "train",
+    "pretrain",
+    "evaluate",
+    "predict",
+    "info",
+    "explain",
+    "demo",
+    "cache info",
+    "cache clear",
+}
 
 # Files without a test file of their own, and why.
 UNTESTED = {
@@ -147,9 +157,10 @@ def test_python_m_fullyconv_is_the_command():
     assert fullyconv.__version__ in done.stdout
 
 
-def test_every_setting_of_training_is_an_option():
-    [(printed, _)] = answers("train --help")
-    for field in fields(TrainConfig):
+@pytest.mark.parametrize(("verb", "config"), [("train", TrainConfig), ("pretrain", PretrainConfig)])
+def test_every_setting_is_an_option(verb, config):
+    [(printed, _)] = answers(f"{verb} --help")
+    for field in fields(config):
         assert f"--{field.name.replace('_', '-')}" in printed, field.name
 
 

@@ -16,7 +16,7 @@ class ThreadNetwork(TinyNetwork):
         return [maps + torch.get_num_threads() for maps in super().forward(images, strides)]
 
 
-def tiny_encoder(strides=None, scales=(1.0,), network=TinyNetwork, precision=torch.float32):
+def tiny_encoder(strides=(4, 8, 16, 32), scales=(1.0,), network=TinyNetwork, precision=torch.float32):
     """An encoder with the same random weights every time."""
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -9,7 +9,7 @@ from torch.nn import functional
 from fullyconv.decoders import build_decoder, needed_strides
 from fullyconv.encoder import Encoder, EncoderNetwork, FeatureSpec, InputConvention, Tap
 
-CHANNELS = {4: 3, 8: 5, 16: 6, 32: 7}
+CHANNELS = {2: 2, 4: 3, 8: 5, 16: 6, 32: 7}
 SIZES = [(1, 1), (1, 47), (31, 33), (32, 32), (33, 31), (47, 1)]
 
 # Every decoder in every form, small where it would be large.
@@ -31,11 +31,15 @@ FORMS = {
     "d2l, stride 8": ("d2l", 8, {}),
     "torchvision": ("torchvision", None, {}),
     "torchvision, auxiliary": ("torchvision", 16, {"auxiliary": True}),
+    "autoencoder's": ("cae", None, {}),
+    "autoencoder's, stride 2": ("cae", 2, {"kernel": 3}),
+    "autoencoder's, stride 8": ("cae", 8, {"widths": [4, 3]}),
+    "autoencoder's, stride 32": ("cae", 32, {"kernel": 5}),
 }
 
 
 class TinyNetwork(EncoderNetwork):
-    """A network with taps at strides 4, 8, 16 and 32 that only averages."""
+    """A network with taps at strides 2 to 32 that only averages."""
 
     name = "tiny"
     taps = tuple(Tap(f"pool{stride}", stride, k, stride) for stride, k in CHANNELS.items())

@@ -284,7 +284,7 @@ class MapBatches:
 
     def _read_all(self, items: list[tuple[Sample, View]]) -> Iterator[tuple[Features, Tensor]]:
         """Yield maps and target of items in order, from memory where they are held."""
-        # An item may come twice, and its first coming may be held by the second: what is read is settled before.
+        # An item may come twice: which ones are read is settled before the first of them is held.
         known = set(self._held)
         missing = self.reader.all_maps(item for item in items if item not in known)
         for item in items:

@@ -21,7 +21,11 @@ __all__ = ["confusion_figure", "contributions_figure", "curves"]
 
 _INK, _QUIET, _GRID = "#1f2328", "#656d76", "#e3e6ea"
 _BLUE, _VERMILLION, _GREEN, _PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"  # Okabe and Ito
-_WORDS = {"loss": "training loss", "mean_iou": "mean IoU"}  # the others: their key with spaces
+_WORDS = {
+    "loss": "training loss",
+    "mean_iou": "mean IoU",
+    "psnr": "PSNR (dB)",
+}  # the others: their key with spaces
 _DPI = 150
 _MANY = 12  # classes: with more, shares below one percent are not written
 
@@ -229,7 +233,7 @@ def contributions_figure(
     left.axvline(0, color=_QUIET, linewidth=0.8)
     for axes, longest in ((left, max(value for _, value in drops)), (right, whole)):
         lowest = min(0.0, *(bar.get_width() for bar in axes.patches if isinstance(bar, Rectangle)))
-        axes.set_xlim(1.3 * lowest, 1.25 * longest if longest > 0 else 0.01)
+        axes.set_xlim(1.1 * lowest, 1.25 * longest if longest > 0 else 0.01)
         axes.set_ylim(slots - 0.4, -0.6)
     return figure
 
@@ -246,10 +250,9 @@ def _bars(axes: Axes, title: str, values: Sequence[tuple[str, float]], color: st
     for place, (_, value) in zip(places, values, strict=True):
         axes.annotate(
             f"{value:.3f}",
-            (value, place),
-            xytext=(4 if value >= 0 else -4, 0),
+            (max(value, 0), place),  # Left of a negative bar it would stand on the name.
+            xytext=(4, 0),
             textcoords="offset points",
-            ha="left" if value >= 0 else "right",
             va="center",
             fontsize=9,
             color=_INK,

@@ -16,9 +16,15 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from fullyconv import __version__
-from fullyconv.config import RECIPES, TrainConfig, config_from_mapping, read_config
+from fullyconv.config import (
+    RECIPES,
+    PretrainConfig,
+    TrainConfig,
+    config_from_mapping,
+    pretrain_config,
+)
 from fullyconv.errors import FullyConvError, UsageError
-from fullyconv.options import parsed, with_options
+from fullyconv.options import parsed, parsed_size, run_settings, with_options
 
 if typing.TYPE_CHECKING:
     from fullyconv.ablation import Ablation
@@ -132,18 +138,12 @@ def train(
     from fullyconv.run_folder import next_run_folder
     from fullyconv.train import train as run_training
 
-    given = parsed(TrainConfig, options)
     if resume and out is None:
         raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
     folder = out or next_run_folder(data)
-    file = folder / "config.toml" if resume and (folder / "config.toml").exists() else config
-    elsewhere = {"recipe": recipe != "default", "config": config is not None, "from": start_from is not None}
-    refused = [*given, *(name for name, is_given in elsewhere.items() if is_given)]
-    if resume and refused:
-        option = refused[0].replace("_", "-")
-        raise UsageError(f"--resume goes on with the settings of {folder}, got --{option}", hint="leave it out")
-    values = {**(read_config(file) if file else {}), **given}
-    settings = config_from_mapping(values, base=recipe, source=str(file) if file else "")
+    elsewhere = {"recipe": recipe != "default", "from": start_from is not None}
+    values, source = run_settings(TrainConfig, options, config, folder, resume, **elsewhere)
+    settings = config_from_mapping(values, base=recipe, source=source)
     console = Console()
     if settings.encoder_weights == "none":
         console.say(f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks")
@@ -160,6 +160,40 @@ def train(
     )
     console.say(f"best val mean IoU {result.report.mean_iou:.4f}; the model is {result.model}")
     console.say(f"next: fullyconv predict {result.model} IMAGES -o masks")
+
+
+@app.command()
+@with_options(PretrainConfig)
+def pretrain(
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGES...", help="Images, folders or globs; no masks are needed.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="RUN", help="The run folder.", show_default="runs/cae-<n>"),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings from a TOML file, such as a run's config.toml."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
+    **options: Any,
+) -> None:
+    """Train a convolutional autoencoder on images alone; its encoder serves `train --encoder cae:FILE`."""
+    from fullyconv.pretrain import pretrain as run_pretraining
+    from fullyconv.progress import Console
+    from fullyconv.run_folder import next_run_folder
+
+    if resume and out is None:
+        raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
+    folder = out or next_run_folder(Path("cae"))
+    values, source = run_settings(PretrainConfig, options, config, folder, resume)
+    console = Console()
+    result = run_pretraining(
+        images, folder, pretrain_config(values, source=source), resume=resume, progress=console
+    )
+    console.say(f"held-out MSE {result.val_mse:.5f}; the autoencoder is {result.cae}")
+    console.say(f"next: fullyconv train DATA --encoder cae:{result.cae}, or with --decoder cae, too")
 
 
 @app.command()
@@ -287,21 +321,14 @@ def explain(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--out",
-            metavar="FIGURE",
-            help="Draw it: .png, .svg or .pdf. With --data, also FIGURE_contributions and FIGURE_skips.",
-        ),
+        typer.Option("-o", "--out", metavar="FIGURE", help="Draw it: .png, .svg or .pdf; --data adds two more."),
     ] = None,
     steps: Annotated[
         bool, typer.Option("--steps", help="Draw it as it is built up: FIGURE_1, FIGURE_2, ...")
     ] = False,
     data: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DATA", help="Measure what each stride of the model file contributes on this data set."
-        ),
+        typer.Option(metavar="DATA", help="Measure what each stride of a model file contributes here."),
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="train, val, test or all.", show_default="test, else val, else all")
@@ -313,14 +340,16 @@ def explain(
     """Say what a network is made of, what becomes of an image's size in it, and draw it."""
     from fullyconv.diagrams import draw
     from fullyconv.explain import contribution_pictures, describe, figure_files, find_network, outline_of, sizes_of
+    from fullyconv.images import image_size
     from fullyconv.pictures import save_picture
 
     if steps and out is None:
         raise UsageError("--steps needs a figure to draw", hint="name it with -o FIGURE.png")
-    given = parsed(TrainConfig, options)
-    network = find_network(model, classes, given)
+    if size is not None and image is not None:
+        raise UsageError("expected --size or --image, got both", hint="leave one out")
+    network = find_network(model, classes, parsed(TrainConfig, options))
     outline = outline_of(network)
-    pixels = _image_size(size, image)
+    pixels = image_size(image) if image else parsed_size(size) if size is not None else None
     sizes = sizes_of(outline, pixels) if pixels else None
     files = figure_files(out, outline, steps=steps, contributions=data is not None) if out else {}
     measured = _contributions(network, outline, data, split, images) if data else None
@@ -334,8 +363,7 @@ def explain(
         found |= {"contributions": measured.to_json()} if measured else {}
         sys.stdout.write(json.dumps(found, allow_nan=False) + "\n")
     else:
-        texts = [describe(outline, sizes), *([measured.table()] if measured else [])]
-        sys.stdout.write("\n\n".join(texts) + "\n")
+        sys.stdout.write("\n\n".join([describe(outline, sizes), *([measured.table()] if measured else [])]) + "\n")
 
 
 def _contributions(network: "FCN", outline: "Outline", data: Path, split: str | None, images: int) -> "Ablation":
@@ -356,22 +384,6 @@ def _contributions(network: "FCN", outline: "Outline", data: Path, split: str | 
     return measure_strides(
         Predictor(network), outline, chosen, images=images, cache=FeatureCache(), progress=console
     )
-
-
-def _image_size(size: str | None, image: Path | None) -> tuple[int, int] | None:
-    """The height and width that were asked for, as text or by an image."""
-    if size is None and image is None:
-        return None
-    if size is None:
-        from fullyconv.images import image_size
-
-        return image_size(typing.cast(Path, image))
-    if image is not None:
-        raise UsageError("expected --size or --image, got both", hint="leave one out")
-    sides = size.lower().split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and side.isascii() for side in sides):
-        raise UsageError(f"--size has to be HEIGHTxWIDTH in pixels, got {size!r}", hint="such as 160x576")
-    return int(sides[0]), int(sides[1])
 
 
 @app.command()

@@ -5,18 +5,54 @@ functions take them as they are: one place says what can be set and what it mean
 """
 
 import tomllib
+import typing
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fullyconv.errors import UsageError
 
-__all__ = ["RECIPES", "TrainConfig", "config_from_mapping", "read_config", "recipe", "write_config"]
+__all__ = [
+    "RECIPES",
+    "PretrainConfig",
+    "TrainConfig",
+    "config_from_mapping",
+    "pretrain_config",
+    "read_config",
+    "recipe",
+    "write_config",
+]
+
+Config = TypeVar("Config", "TrainConfig", "PretrainConfig")
+
+
+EncoderName = Literal[
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
+    "vgg16",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet50_d8",
+    "resnet101_d8",
+    "cae:FILE",
+]
+
+
+def _check_encoder(value: str) -> str:
+    """Let the names pass, and "cae:" and a path."""
+    *names, cae = typing.get_args(EncoderName)
+    if value in names or (value.startswith("cae:") and value not in ("cae:", cae)):
+        return value
+    known = ", ".join(map(repr, names))
+    raise ValueError(f"input should be {known} or {cae!r}")
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -24,19 +60,9 @@ class TrainConfig:
     """Settings of `fullyconv train`. The defaults are the default recipe."""
 
     encoder: Annotated[
-        Literal[
-            "efficientnet_lite0",
-            "efficientnet_lite1",
-            "efficientnet_lite2",
-            "vgg16",
-            "resnet18",
-            "resnet34",
-            "resnet50",
-            "resnet101",
-            "resnet50_d8",
-            "resnet101_d8",
-        ],
-        Field(description="The fixed network whose features are read."),
+        EncoderName | str,
+        Field(description="The fixed network whose features are read; cae:FILE is one that `pretrain` made."),
+        AfterValidator(_check_encoder),
     ] = "efficientnet_lite0"
     encoder_weights: Annotated[
         str,
@@ -46,16 +72,17 @@ class TrainConfig:
         ),
     ] = "pretrained"
     decoder: Annotated[
-        Literal["practical", "fcn", "fcn_at_once", "lecture", "d2l", "torchvision"],
+        Literal["practical", "fcn", "fcn_at_once", "lecture", "d2l", "torchvision", "cae"],
         Field(
-            description="The trained part: the practical decoder, the paper's FCN, or the lecture's, d2l's or "
-            "torchvision's. All but the first learn on maps of scale 1: stride 8 (the last two: the encoder's "
-            "coarsest), 4096 pixels, batch 8, 10 epochs where nothing else is given."
+            description="The trained part: the practical decoder, the paper's FCN, the lecture's, d2l's, "
+            "torchvision's, or the upsampling path of an autoencoder. All but the first learn on maps of scale 1: "
+            "stride 8 (d2l, torchvision: the encoder's coarsest; cae: 4), 4096 pixels, batch 8, 10 epochs where "
+            "nothing else is given."
         ),
     ] = "practical"
     stride: Annotated[
-        Literal[4, 8, 16, 32, None],
-        Field(description="Finest stride that the decoder reads: 8 makes an FCN-8s."),
+        Literal[2, 4, 8, 16, 32, None],
+        Field(description="Finest stride that the decoder reads: 8 makes an FCN-8s; 2 is for the decoder cae."),
     ] = 4
     scales: Annotated[
         tuple[Annotated[float, Field(ge=0.25, le=4)], ...],
@@ -186,6 +213,57 @@ class TrainConfig:
                 )
 
 
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class PretrainConfig:
+    """Settings of `fullyconv pretrain`."""
+
+    preset: Annotated[
+        Literal["photo", "digits"],
+        Field(
+            description="The autoencoder: for photographs (strides 2 to 32), or the lecture's small one (2 and 4)."
+        ),
+    ] = "photo"
+    channels: Annotated[
+        int | None,
+        Field(ge=1, le=64, description="Channels of the images, 1 for grey; by default the preset's, 3 or 1."),
+    ] = None
+    down: Annotated[
+        Literal["stride", "pool"], Field(description="Halve by convolutions of stride 2, or by max pooling.")
+    ] = "stride"
+    start: Annotated[
+        Literal["components", "random"],
+        Field(
+            description="Start from principal components, stage by stage, or at random, as pooling always does."
+        ),
+    ] = "components"
+    noise: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Denoise: standard deviation of Gaussian noise on the input, of values in 0..1.",
+        ),
+    ] = 0.0
+    crop: Annotated[
+        int, Field(ge=1, description="Side of the random crops in pixels; at most the largest image's.")
+    ] = 128
+    epochs: Annotated[int, Field(ge=1, description="Passes over all images, a crop of each.")] = 20
+    steps: Annotated[int, Field(ge=0, description="At least this many steps: few images get more epochs.")] = 1000
+    batch: Annotated[int, Field(ge=1, description="Crops that make one step.")] = 16
+    lr: Annotated[float, Field(gt=0, description="Highest learning rate of the one-cycle schedule (AdamW).")] = (
+        5e-4
+    )
+    weight_decay: Annotated[float, Field(ge=0, description="Weight decay of AdamW.")] = 0.0
+    val_fraction: Annotated[
+        float, Field(gt=0, lt=1, description="Share of the images that are held out and measured.")
+    ] = 0.1
+    seed: Annotated[int, Field(ge=0, description="Seed of everything drawn at random.")] = 0
+    threads: Annotated[int | None, Field(ge=1, description="Threads; results are bit-equal at equal threads.")] = (
+        None
+    )
+    device: Annotated[str, Field(description="auto, cpu, cuda or mps.")] = "auto"
+
+
 _MAPS_ONLY: Mapping[str, Any] = {"train_on": "maps", "scales": (1.0,)}
 """What all decoders but the practical one need."""
 
@@ -212,8 +290,8 @@ _MAPS_USUAL: Mapping[str, Any] = {
 """What all decoders but the practical one have where nothing else is said: FCN-8s on whole maps."""
 
 
-_COARSEST = ("d2l", "torchvision")
-"""The decoders that read the encoder's coarsest features where no stride is given, whatever that stride is."""
+_OTHER_STRIDES = {"d2l": None, "torchvision": None, "cae": 4}
+"""The decoders whose usual stride is not 8; None is the encoder's coarsest, whatever that is."""
 
 
 def _text(value: object) -> str:
@@ -272,11 +350,7 @@ def config_from_mapping(values: Mapping[str, Any], *, base: str = "default", sou
     Raises:
         UsageError: The first setting that is unknown or wrong, with its value; or an unknown recipe.
     """
-    known = [field.name for field in fields(TrainConfig)]
-    where = f" in {source}" if source else ""
-    for name in values:
-        if name not in known:
-            raise UsageError(f"unknown setting {name!r}{where}", hint=f"known: {', '.join(known)}")
+    _refuse_unknown(TrainConfig, values, source)
     if base not in RECIPES:
         raise UsageError(f"recipe has to be one of {', '.join(RECIPES)}, got {base!r}")
     its_decoder = RECIPES[base].get("decoder", "practical")
@@ -284,21 +358,45 @@ def config_from_mapping(values: Mapping[str, Any], *, base: str = "default", sou
     if base != "default" and decoder != its_decoder:
         raise UsageError(f"recipe {base} is for the decoder {its_decoder}, got {decoder}", hint="leave it out")
     usual = RECIPES[base] if decoder == its_decoder else _MAPS_USUAL
-    if decoder in _COARSEST:
-        usual = {**usual, "stride": None}
+    if decoder in _OTHER_STRIDES:
+        usual = {**usual, "stride": _OTHER_STRIDES[decoder]}
     if decoder == "practical" and str(values.get("instant", False)).lower() in ("true", "yes", "on", "1"):
         usual = {**usual, **_INSTANT_USUAL}
+    return _validated(TrainConfig, {**usual, **values}, source)
+
+
+def pretrain_config(values: Mapping[str, Any], *, source: str = "") -> PretrainConfig:
+    """Validate settings of `pretrain`, as `config_from_mapping` does those of `train`.
+
+    Raises:
+        UsageError: The first setting that is unknown or wrong, with its value.
+    """
+    _refuse_unknown(PretrainConfig, values, source)
+    return _validated(PretrainConfig, values, source)
+
+
+def _refuse_unknown(kind: type[Any], values: Mapping[str, Any], source: str) -> None:
+    known = [field.name for field in fields(kind)]
+    for name in values:
+        if name not in known:
+            where = f" in {source}" if source else ""
+            raise UsageError(f"unknown setting {name!r}{where}", hint=f"known: {', '.join(known)}")
+
+
+def _validated(kind: type[Config], values: Mapping[str, Any], source: str) -> Config:
     try:
-        config: TrainConfig = TypeAdapter(TrainConfig).validate_python({**usual, **values})
+        config: Config = TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        rule = first["msg"][0].lower() + first["msg"][1:]
+        message = first["msg"].removeprefix("Value error, ")
+        rule = message[0].lower() + message[1:]
+        where = f" in {source}" if source else ""
         raise UsageError(f"setting {name}{where}: {rule}, got {first['input']!r}") from None
     return config
 
 
-def write_config(config: TrainConfig, path: Path) -> None:
+def write_config(config: TrainConfig | PretrainConfig, path: Path) -> None:
     """Write settings as TOML; settings that are None are left out."""
     values = {name: value for name, value in asdict(config).items() if value is not None}
     path.write_text(tomli_w.dumps(values), encoding="utf-8")

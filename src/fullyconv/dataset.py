@@ -272,7 +272,7 @@ def _unlike(known: KnownClasses | None) -> str:
     if known is None:
         return ""
     values = value_text(entry.value for entry in known.entries)
-    return f", and the masks do not hold {values} and {known.sign} alone as those of {known.name} do"
+    return f", and the masks are not those of {known.name}, which hold {values} and always some {known.sign}"
 
 
 def _has_map(table: ClassTable) -> bool:

@@ -225,11 +225,8 @@ def label_sums(model: FCN, features: Features, mask: Mask, *, count: int = 0) ->
         count: How many pixels to draw (`fullyconv.draws`), always the same of the same mask; 0 for all.
     """
     target = torch.from_numpy(mask.copy()).flatten()
-    pixels = (target != IGNORE_INDEX).nonzero()[:, 0]
-    shares = torch.ones(len(pixels))
-    if count:
-        places, shares = draw_pixels(target[pixels], count, torch.Generator().manual_seed(0))
-        pixels = pixels[places]
+    draws = count or len(target)  # All labelled pixels, where that is as many as there are.
+    pixels, shares = draw_pixels(target, draws, torch.Generator().manual_seed(0))
     size = (mask.shape[0], mask.shape[1])
     # Rounded as in the feature cache, so that the same pixels add the same there and here.
     maps = [to_half(values).cpu().float() for values in features]

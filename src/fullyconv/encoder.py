@@ -37,6 +37,7 @@ __all__ = [
     "resize_by",
     "scaled_size",
     "tensors_digest",
+    "to_grey",
 ]
 
 SMALLEST_SCALE, LARGEST_SCALE = 0.25, 4.0
@@ -50,11 +51,11 @@ class InputConvention:
     Attributes:
         mean: Per channel, in units of 0..255, in the network's channel order.
         std: Per channel, in units of 0..255.
-        channel_order: "RGB" or "BGR".
+        channel_order: "RGB", "BGR" or, for one channel, "grey" (`to_grey`).
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     channel_order: str = "RGB"
 
 
@@ -137,6 +138,7 @@ class EncoderNetwork(nn.Module):
         input_convention: What `forward` expects.
         weights_licence: SPDX name of the licence of its usual pretrained weights.
         weights_source: Where these weights came from: "random", or a package or file (its name, no folder).
+        architecture: What it takes beside the name to build it, as JSON values, where one name has many forms.
         packaged: The package that brings its pretrained weights, if there is one.
         downloadable: Where there is none, the published file to download.
         usual_file: Where there is neither, the file to ask for.
@@ -149,6 +151,7 @@ class EncoderNetwork(nn.Module):
     input_convention: InputConvention
     weights_licence: str
     weights_source: str = "random"
+    architecture: Mapping[str, Any] | None = None
     packaged: PackagedWeights | None = None
     downloadable: DownloadableWeights | None = None
     usual_file: str = "a weights file"
@@ -159,8 +162,8 @@ class EncoderNetwork(nn.Module):
         """Compute features at `strides`, finest first, and nothing beyond the last.
 
         Args:
-            images: N x 3 x H x W float, normalised by `input_convention`; H and W multiples of the last of
-                `strides`.
+            images: N x 3 (grey: 1) x H x W float, normalised by `input_convention`; H and W multiples of the last
+                of `strides`.
             strides: Ascending; which taps they stand for says `taps_at`.
 
         Returns:
@@ -239,8 +242,8 @@ class Encoder(nn.Module):
         self.scales = tuple(float(scale) for scale in scales)
         self.specs = tuple(FeatureSpec(tap, scale) for scale in self.scales for tap in self.taps)
         self.input_convention = convention = input_convention or network.input_convention
-        self.register_buffer("mean", torch.tensor(convention.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(convention.std).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(convention.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(convention.std).view(1, -1, 1, 1), persistent=False)
         self.precision = torch.float32
         # In a tuple, so that it is no submodule: it is neither saved nor counted.
         self._working: tuple[EncoderNetwork, ...] = ()
@@ -300,8 +303,11 @@ class Encoder(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Apply the input convention to RGB values in 0..255."""
-        if self.input_convention.channel_order == "BGR":
+        order = self.input_convention.channel_order
+        if order == "BGR":
             images = images.flip(1)
+        elif order == "grey":
+            images = to_grey(images)
         return (images - self.mean) / self.std
 
     def set_precision(self, precision: torch.dtype) -> "Encoder":
@@ -320,11 +326,19 @@ class Encoder(nn.Module):
             "strides": list(self.strides),
             "scales": list(self.scales),
             "input_convention": asdict(self.input_convention),
+            **({"architecture": dict(self.network.architecture)} if self.network.architecture else {}),
         }
 
     def digest(self) -> str:
         """SHA-256 over the configuration and all weights of the network; the precision does not enter."""
         return tensors_digest(self.network.state_dict(), json.dumps(self.config(), sort_keys=True))
+
+
+def to_grey(images: Tensor) -> Tensor:
+    """Turn N x 3 x H x W RGB into N x 1 x H x W luma (ITU-R BT.601, as Pillow does); grey stays what it is."""
+    red, green, blue = images[:, :1], images[:, 1:2], images[:, 2:]
+    # Written so that equal channels give exactly their value.
+    return green + 0.299 * (red - green) + 0.114 * (blue - green)
 
 
 def _check_scales(scales: Sequence[float]) -> None:

@@ -159,7 +159,8 @@ def weights_to_taps(network: EncoderNetwork, taps: Sequence[Tap]) -> list[int]:
         For each tap the number of weights on the way to it.
     """
     some, side = next(network.parameters()), taps[-1].stride
-    images = torch.zeros(1, 3, side, side, device=some.device, dtype=some.dtype)
+    channels = len(network.input_convention.mean)
+    images = torch.zeros(1, channels, side, side, device=some.device, dtype=some.dtype)
     with _UsedParameters() as used:
         features = network(images, [tap.stride for tap in taps])
     return [used.until[id(maps)][1] for maps in features]

@@ -1,5 +1,6 @@
 """The FCN: a fixed encoder and a trained decoder, for images of any size."""
 
+import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -10,9 +11,12 @@ from torch import Tensor, nn
 from fullyconv.class_table import ClassTable
 from fullyconv.config import TrainConfig
 from fullyconv.decoder import Decoder
-from fullyconv.decoders import build_decoder, needed_strides
+from fullyconv.decoders import DEFAULT_STRIDES, build_decoder, needed_strides
+from fullyconv.decoders.cae import CAEDecoder
 from fullyconv.encoder import RGB_0_TO_1, Encoder
-from fullyconv.encoders import bare_network, build_network
+from fullyconv.encoders import bare_network, build_network, is_cae, open_cae
+from fullyconv.encoders.cae import CAE
+from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Images, Logits, Size
 from fullyconv.upsample import upsample_logits
 
@@ -59,7 +63,7 @@ class FCN(nn.Module):
 
         Args:
             class_table: The classes to tell apart.
-            encoder: One of `fullyconv.encoders.ENCODER_NAMES`.
+            encoder: One of `fullyconv.encoders.ENCODER_NAMES`, or "cae:" and the path of an autoencoder's file.
             encoder_weights: "pretrained", "none" or a weights file.
             decoder: One of `fullyconv.decoders.DECODER_NAMES`.
             stride: The finest stride that the decoder reads; the decoder's own default if None
@@ -72,6 +76,12 @@ class FCN(nn.Module):
             UsageError: An unknown name, or an encoder without the strides that the decoder needs.
             WeightsError: Weights that are missing or do not fit.
         """
+        if is_cae(encoder) and rgb_0_to_1:
+            raise UsageError("an autoencoder is fed what it was trained on, not RGB 0..1")
+        if is_cae(encoder) and decoder == CAEDecoder.name:
+            if decoder_options or tuple(scales) != (1.0,):
+                raise UsageError("the form of decoder cae is its autoencoder's: it takes no options and no scales")
+            return cls.from_cae(open_cae(encoder, encoder_weights), class_table, stride=stride)
         network = build_network(encoder, encoder_weights)
         auxiliary = bool(decoder_options.get("auxiliary"))
         strides = needed_strides(decoder, network.taps, stride, auxiliary=auxiliary)
@@ -80,10 +90,40 @@ class FCN(nn.Module):
         return cls(fixed, trained, class_table)
 
     @classmethod
+    def from_cae(cls, cae: CAE, classes: ClassTable | int, *, stride: int | None = None) -> "FCN":
+        """Turn an autoencoder into an FCN: classes in place of pixels, and skips.
+
+        The downsampling path is kept, fixed: its `down.*` become `encoder.network.*`. The upsampling path starts
+        from the autoencoder's: `up.N.*` become `decoder.up.N.*` for N from 1 up. Its last layer is new, with a
+        channel a class. Tensors are copied: the autoencoder stays what it is.
+
+        Args:
+            cae: A trained autoencoder of grey or RGB images.
+            classes: The classes to tell apart, or how many.
+            stride: The finest stride whose features are added as a skip, at least 2; its coarsest one for none. By
+                default 4, or the coarsest where that is finer.
+
+        Raises:
+            UsageError: A stride that the autoencoder does not have, or images of another number of channels.
+        """
+        if cae.architecture.channels not in (1, 3):
+            raise UsageError(
+                f"an FCN reads grey or RGB images, this autoencoder reads {cae.architecture.channels} channels"
+            )
+        table = ClassTable.from_values(range(classes)) if isinstance(classes, int) else classes
+        coarsest = cae.down.taps[-1].stride
+        finest = min(DEFAULT_STRIDES[CAEDecoder.name], coarsest) if stride is None else stride
+        fixed = Encoder(copy.deepcopy(cae.down), needed_strides(CAEDecoder.name, cae.down.taps, finest))
+        widths = [tap.channels for tap in cae.down.taps if tap.stride < finest][::-1]
+        trained = CAEDecoder(fixed.specs, table.num_classes, kernel=cae.architecture.kernel, widths=widths)
+        trained.take_over(cae)
+        return cls(fixed, trained, table)
+
+    @classmethod
     def from_description(cls, description: Mapping[str, Any]) -> "FCN":
         """Build a model of the described form, its weights not yet filled in. The inverse of `description`."""
         encoder, decoder = description["encoder"], dict(description["decoder"])
-        network = bare_network(encoder["name"])
+        network = bare_network(encoder["name"], encoder.get("architecture"))
         network.weights_source = encoder["weights_source"]
         # Any other convention is the network's own, or `load_model` refuses it.
         described, lectures = (
@@ -148,6 +188,7 @@ def build_model(config: TrainConfig, class_table: ClassTable) -> FCN:
         "lecture": lambda: {"width": config.width},
         "d2l": dict,
         "torchvision": lambda: {"auxiliary": config.auxiliary},
+        "cae": dict,
     }
     return FCN.build(
         class_table,

@@ -140,7 +140,9 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     where = show_path(path)
     _check_form(description, {**_PARTS, "format_version": int, "digest": str}, where)
     encoder, decoder = description["encoder"], description["decoder"]
-    _check_form(encoder, _ENCODER, f"{where}: encoder")
+    # An autoencoder's encoder has many forms under one name, and says which.
+    form = {**_ENCODER, "architecture": dict} if "architecture" in encoder else _ENCODER
+    _check_form(encoder, form, f"{where}: encoder")
     _check_form({"name": decoder.get("name")}, {"name": str}, f"{where}: decoder")
     for name, value in [*encoder.items(), *decoder.items()]:
         if isinstance(value, list) and len(value) > _MAX_LIST:

@@ -4,11 +4,15 @@ import inspect
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-__all__ = ["parsed", "with_options"]
+from fullyconv.config import read_config
+from fullyconv.errors import UsageError
+
+__all__ = ["parsed", "parsed_size", "run_settings", "with_options"]
 
 Command = Callable[..., None]
 
@@ -48,6 +52,36 @@ def with_options(config: type[Any], names: Collection[str] = ()) -> Callable[[Co
 def parsed(config: type[Any], options: Mapping[str, str | bool | None]) -> dict[str, Any]:
     """Turn the options that were given into what the settings take; pydantic checks their range."""
     return {name: _parse(config, name, value) for name, value in options.items() if value is not None}
+
+
+def run_settings(
+    config: type[Any], options: dict[str, Any], file: Path | None, run: Path, resume: bool, **elsewhere: bool
+) -> tuple[dict[str, Any], str]:
+    """Put the options that were given over a file of settings; a run that goes on has its own and no others.
+
+    Returns:
+        The values, not yet validated, and the file that they come from, for messages.
+    """
+    given = parsed(config, options)
+    if resume:
+        refused = [
+            *given,
+            *(name for name, is_given in elsewhere.items() if is_given),
+            *(["config"] if file else []),
+        ]
+        if refused:
+            option = refused[0].replace("_", "-")
+            raise UsageError(f"--resume goes on with the settings of {run}, got --{option}", hint="leave it out")
+        file = run / "config.toml" if (run / "config.toml").exists() else None
+    return {**(read_config(file) if file else {}), **given}, str(file or "")
+
+
+def parsed_size(text: str) -> tuple[int, int]:
+    """Read a (height, width) in pixels of the form HEIGHTxWIDTH."""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and side.isascii() for side in sides):
+        raise UsageError(f"--size has to be HEIGHTxWIDTH in pixels, got {text!r}", hint="such as 160x576")
+    return int(sides[0]), int(sides[1])
 
 
 def _option(name: str, hint: Any, default: Any) -> Any:

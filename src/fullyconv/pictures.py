@@ -5,7 +5,7 @@ everything else is ink, grey and white. Charts of numbers are in `charts`.
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,6 +30,7 @@ __all__ = [
     "colorize",
     "overlay",
     "probability_picture",
+    "reconstruction_panel",
     "save_picture",
     "sheet",
     "validation_panel",
@@ -207,6 +208,35 @@ def validation_panel(rows: Sequence[_Row], table: ClassTable) -> Image:
     present = np.flatnonzero(counts).tolist()
     sheet = _sheet(cells)
     return _stacked([sheet, _legend(present, table, sheet.shape[1], 14)])
+
+
+def reconstruction_panel(rows: Mapping[str, Sequence[Image]]) -> Image:
+    """Show images above what became of them: the lecture's picture of an autoencoder.
+
+    Args:
+        rows: For each title, such as "input" and "reconstruction", as many H x W x 3 uint8 RGB images as for the
+            others; those below each other have one size.
+
+    Returns:
+        A picture about 1,600 pixels wide at most, a row for each title.
+
+    Raises:
+        UsageError: There is no image.
+    """
+    number = len(next(iter(rows.values()), ()))
+    if not number:
+        raise UsageError("expected at least one image for a panel of reconstructions, got none")
+    box = _box(number)
+    zooms = [_zoom(image.shape[:2], box) for image in next(iter(rows.values()))]
+    return _sheet(
+        [
+            [
+                ("" if column else title, _fitted(image, zoom))
+                for column, (image, zoom) in enumerate(zip(images, zooms, strict=True))
+            ]
+            for title, images in rows.items()
+        ]
+    )
 
 
 def class_maps(image: Image, mask: Mask, table: ClassTable, *, columns: int = 6) -> Image:

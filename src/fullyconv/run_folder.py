@@ -10,26 +10,36 @@ RUN/metrics.csv         one line an epoch
 RUN/curves.png          loss and mean IoU
 RUN/validation.png      image, target, prediction, overlay of a few validation samples
 RUN/log.txt             what was said
+
+A run of `pretrain` has cae.safetensors and reconstructions.png in place of the model files and validation.png.
 """
 
 import contextlib
 import csv
 import io
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fullyconv.atomic import atomic_path
-from fullyconv.config import TrainConfig, write_config
-from fullyconv.dataset import Dataset
-from fullyconv.errors import UsageError
+from fullyconv.checkpoint import RunLock
+from fullyconv.config import PretrainConfig, TrainConfig, write_config
+from fullyconv.errors import FullyConvError, UsageError
 from fullyconv.progress import Progress
 
 __all__ = ["RunFolder", "next_run_folder"]
 
 FILE_NAMES = "surrogateescape"
 """File names, and so ids and messages, may hold bytes that are no UTF-8; Python keeps them as surrogates."""
+
+
+class Named(Protocol):
+    """Whatever has an id: samples of a data set, images."""
+
+    @property
+    def id(self) -> str:
+        """What it is called in split.csv."""
 
 
 def next_run_folder(data: Path, parent: Path = Path("runs")) -> Path:
@@ -82,6 +92,17 @@ class RunFolder:
         self.checkpoint = path / "checkpoint"
         self.progress = progress
 
+    @contextlib.contextmanager
+    def held(self, *, resumed: bool) -> Iterator[None]:
+        """Hold the folder's lock; give the folder up again if a new run fails before it has learned anything."""
+        with RunLock(self.path):
+            try:
+                yield
+            except FullyConvError:
+                if not resumed and not self.checkpoint.exists():
+                    self.discard()  # The next try may have the same folder.
+                raise
+
     def discard(self) -> None:
         """Remove what a run writes before its first epoch."""
         for name in ("config.toml", "split.csv", "log.txt"):
@@ -97,9 +118,9 @@ class RunFolder:
         """Track steps; bars are not kept in the log."""
         return self.progress.track(label, total)
 
-    def write_start(self, config: TrainConfig, splits: Mapping[str, Dataset]) -> None:
+    def write_start(self, config: TrainConfig | PretrainConfig, splits: Mapping[str, Iterable[Named]]) -> None:
         """Write the settings and which sample is in which split."""
-        rows = [{"split": name, "id": sample.id} for name, dataset in splits.items() for sample in dataset]
+        rows = [{"split": name, "id": sample.id} for name, samples in splits.items() for sample in samples]
         self._write_csv("split.csv", rows)
         with atomic_path(self.path / "config.toml", overwrite=True) as temporary:
             write_config(config, temporary)

@@ -14,14 +14,14 @@ from torch import Tensor
 from fullyconv.batches import MapBatch, MapBatches, PointBatch, PointBatches, step_loss
 from fullyconv.charts import curves
 from fullyconv.check import DataSummary, check_dataset
-from fullyconv.checkpoint import RunLock, load_newest, save_checkpoint
+from fullyconv.checkpoint import load_newest, save_checkpoint
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
 from fullyconv.decoder import take_over
 from fullyconv.device import choose_device, choose_precision, seed_everything, set_threads
 from fullyconv.discriminant import fit_decoder, model_sums
 from fullyconv.encoders import fetch_pretrained
-from fullyconv.errors import DataError, FullyConvError, TrainingError, UsageError
+from fullyconv.errors import DataError, TrainingError, UsageError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
 from fullyconv.losses import balanced_weights
@@ -95,20 +95,15 @@ def train(
     set_threads(config.threads)
     if use_cache and cache is None:
         cache = FeatureCache()
-    with RunLock(run.path):
-        try:
-            splits = _splits(data, config, run if resume else None)
-            if config.encoder_weights == "pretrained":
-                # Before there is anything to resume: after Ctrl-C the same command goes on with the download.
-                fetch_pretrained(config.encoder, offline=offline, progress=run)
-            if not resume:
-                run.write_start(config, splits)
-            session = _Session(run, config, splits, cache if use_cache else None, start_from)
-            return session.fit(load_newest(run.checkpoint, report=run.say) if resume else None)
-        except FullyConvError:
-            if not resume and not run.checkpoint.exists():
-                run.discard()  # Nothing was learned: the next try may have the same folder.
-            raise
+    with run.held(resumed=resume):
+        splits = _splits(data, config, run if resume else None)
+        if config.encoder_weights == "pretrained":
+            # Before there is anything to resume: after Ctrl-C the same command goes on with the download.
+            fetch_pretrained(config.encoder, offline=offline, progress=run)
+        if not resume:
+            run.write_start(config, splits)
+        session = _Session(run, config, splits, cache if use_cache else None, start_from)
+        return session.fit(load_newest(run.checkpoint, report=run.say) if resume else None)
 
 
 def _splits(data: Dataset, config: TrainConfig, resumed: RunFolder | None) -> dict[str, Dataset]:
@@ -381,7 +376,10 @@ class _Session:
         # No paths in a model file: the class table and the source of the weights are in it anyway.
         private = ("classes", "device", "encoder_weights")
         self.model.training_record = {
-            "config": {name: value for name, value in asdict(self.config).items() if name not in private},
+            "config": {
+                **{name: value for name, value in asdict(self.config).items() if name not in private},
+                "encoder": self.model.encoder.network.name,  # of cae:FILE without the file
+            },
             "epoch": last["epoch"],
             "val_mean_iou": last["mean_iou"],
             "train_images": len(self.splits["train"]),

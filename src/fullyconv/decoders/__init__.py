@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from fullyconv.decoder import Decoder
+from fullyconv.decoders.cae import CAEDecoder
 from fullyconv.decoders.d2l import D2LDecoder
 from fullyconv.decoders.fcn import FCNDecoder
 from fullyconv.decoders.lecture import LectureDecoder
@@ -23,15 +24,22 @@ DECODERS: dict[str, Callable[..., Decoder]] = {
     "lecture": LectureDecoder,
     "d2l": D2LDecoder,
     "torchvision": TorchvisionDecoder,
+    "cae": CAEDecoder,
 }
 
 DECODER_NAMES = tuple(DECODERS)
 """The names that `build_decoder` knows."""
 
-STRIDES = {"practical": (4, 8, 16, 32), "fcn": (4, 8, 16, 32), "fcn_at_once": (8, 16, 32), "lecture": (8,)}
+STRIDES = {
+    "practical": (4, 8, 16, 32),
+    "fcn": (4, 8, 16, 32),
+    "fcn_at_once": (8, 16, 32),
+    "lecture": (8,),
+    "cae": (2, 4, 8, 16, 32),
+}
 """The finest strides that decoders with skips can read down to."""
 
-DEFAULT_STRIDES = {"practical": 4, "fcn": 8, "fcn_at_once": 8, "lecture": 8}
+DEFAULT_STRIDES = {"practical": 4, "fcn": 8, "fcn_at_once": 8, "lecture": 8, "cae": 4}
 """The finest stride that each of them reads where none is asked for. The others read the encoder's coarsest."""
 
 
@@ -40,8 +48,8 @@ def needed_strides(
 ) -> tuple[int, ...]:
     """Say at which strides a decoder reads the features of an encoder.
 
-    `practical` reads each stride that the encoder has, from the finest that is asked for. The paper's and the
-    lecture's go up to 32, whether the encoder has these strides or not. `d2l` and `torchvision` read one.
+    `practical` and `cae` read each stride that the encoder has, from the finest that is asked for. The paper's and
+    the lecture's go up to 32, whether the encoder has these strides or not. `d2l` and `torchvision` read one.
 
     Args:
         name: One of `DECODER_NAMES`.
@@ -68,7 +76,7 @@ def needed_strides(
             f"decoder {name} has stride {' or '.join(map(str, STRIDES[name]))}, not {finest}",
             hint=f"leave it out for {DEFAULT_STRIDES[name]}",
         )
-    family = [tap.stride for tap in taps] if name == "practical" else [8, 16, 32]
+    family = [tap.stride for tap in taps] if name in ("practical", "cae") else [8, 16, 32]
     return tuple(sorted({finest, *(step for step in family if step > finest)}))
 
 

@@ -1,11 +1,13 @@
 """The networks that an encoder can be made of, one file a family."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 
 from fullyconv.encoder import EncoderNetwork
+from fullyconv.encoders.cae import CAE, Architecture, CAENetwork, load_cae
 from fullyconv.encoders.efficientnet_lite import EfficientNetLite
 from fullyconv.encoders.resnet import ResNet
 from fullyconv.encoders.vgg import VGG16, vgg16_fc_layers
@@ -13,7 +15,15 @@ from fullyconv.errors import UsageError, WeightsError
 from fullyconv.progress import Progress
 from fullyconv.weights import Weights, choose_tensors, fetch_weights, initialise, load_weights
 
-__all__ = ["ENCODER_NAMES", "bare_network", "build_network", "fetch_pretrained", "vgg16_fc_layers"]
+__all__ = [
+    "ENCODER_NAMES",
+    "bare_network",
+    "build_network",
+    "fetch_pretrained",
+    "is_cae",
+    "open_cae",
+    "vgg16_fc_layers",
+]
 
 NETWORKS: dict[str, Callable[[], EncoderNetwork]] = {
     "efficientnet_lite0": EfficientNetLite,
@@ -31,15 +41,17 @@ NETWORKS: dict[str, Callable[[], EncoderNetwork]] = {
 ENCODER_NAMES: tuple[str, ...] = tuple(NETWORKS)
 """What `build_network` can build; the first is the default."""
 
+CAE_PREFIX = "cae:"
+
 
 def build_network(name: str, weights: str = "pretrained") -> EncoderNetwork:
     """Build a network with its weights.
 
     Args:
-        name: One of `ENCODER_NAMES`.
-        weights: "pretrained" (from an installed package, else from a published file, which is downloaded if it is
-            not on this machine), "none" (random, the same every time), or the path of a `.pth`, `.pt` or
-            `.safetensors` file in the key layout of its publisher.
+        name: One of `ENCODER_NAMES`, or "cae:" and the path of a file that `fullyconv.pretrain` wrote.
+        weights: "pretrained" (from that file or an installed package, else from a published file, which is
+            downloaded if it is not on this machine), "none" (random, the same every time), or the path of a
+            `.pth`, `.pt` or `.safetensors` file in the key layout of its publisher.
 
     Returns:
         The network in float32 on the CPU; its `weights_source` says where the weights came from.
@@ -47,7 +59,10 @@ def build_network(name: str, weights: str = "pretrained") -> EncoderNetwork:
     Raises:
         UsageError: There is no encoder of that name.
         WeightsError: The weights are missing, damaged or of another network.
+        ModelFileError: The autoencoder's file is missing or damaged.
     """
+    if is_cae(name):
+        return open_cae(name, weights).down
     network = bare_network(name)
     if weights == "none":
         initialise(network)
@@ -77,30 +92,70 @@ def fetch_pretrained(name: str, *, offline: bool = False, progress: Progress | N
         WeightsError: They are not there and cannot or must not be downloaded.
     """
     if name in NETWORKS:
-        network = _without_storage(name)
+        network = _without_storage(NETWORKS[name])
         if network.packaged is None and network.downloadable is not None:
             fetch_weights(network.downloadable, offline=offline, progress=progress)
 
 
-def bare_network(name: str) -> EncoderNetwork:
-    """Build a network whose weights are all zero, for `load_state_dict` to fill.
+def is_cae(name: str) -> bool:
+    """Whether an encoder's name is "cae:" and a file."""
+    return name.startswith(CAE_PREFIX)
+
+
+def open_cae(name: str, weights: str = "pretrained") -> CAE:
+    """Read the autoencoder of an encoder's name, `cae:FILE`.
+
+    Args:
+        name: "cae:" and the path of its file.
+        weights: "pretrained", or "none" for random weights in its form.
 
     Raises:
-        UsageError: There is no encoder of that name.
+        UsageError: Other weights, or an autoencoder of images that are neither grey nor RGB.
+        ModelFileError: The file is missing, damaged or no autoencoder.
     """
-    if name not in NETWORKS:
+    cae = load_cae(name.removeprefix(CAE_PREFIX))
+    if cae.architecture.channels not in (1, 3):
+        raise UsageError(
+            f"an encoder reads grey or RGB images, this autoencoder {cae.architecture.channels} channels"
+        )
+    if weights == "none":
+        cae.initialise()
+        cae.down.weights_source = "random"
+    elif weights != "pretrained":
+        raise UsageError(
+            f"the weights of an autoencoder are in its own file, got encoder_weights {weights}",
+            hint="leave --encoder-weights out, or give none for random ones",
+        )
+    return cae
+
+
+def bare_network(name: str, architecture: Mapping[str, Any] | None = None) -> EncoderNetwork:
+    """Build a network whose weights are all zero, for `load_state_dict` to fill.
+
+    Args:
+        name: One of `ENCODER_NAMES`, or "cae".
+        architecture: `EncoderNetwork.architecture` of a "cae".
+
+    Raises:
+        UsageError: There is no encoder of that name, or none of that form.
+    """
+    cae = name == CAENetwork.name and architecture is not None
+    if not cae and (name not in NETWORKS or architecture is not None):
         raise UsageError(f"no encoder {name!r}", hint=f"choose one of {', '.join(NETWORKS)}")
-    network = _without_storage(name)
+    if architecture is not None:
+        network = _without_storage(partial(CAENetwork, Architecture.from_json(architecture)))
+    else:
+        network = _without_storage(NETWORKS[name])
     network.to_empty(device="cpu")
     for tensor in network.state_dict().values():
         tensor.zero_()
     return network
 
 
-def _without_storage(name: str) -> EncoderNetwork:
+def _without_storage(kind: Callable[[], EncoderNetwork]) -> EncoderNetwork:
     """Build a network without drawing default values: neither time nor the global random state is spent."""
     with torch.device("meta"):
-        return NETWORKS[name]()
+        return kind()
 
 
 def _fill(network: EncoderNetwork, weights: Weights) -> None:
