@@ -16,7 +16,7 @@ from fullyconv.ablation import _growing, _parts, choose_images, measure_strides
 from fullyconv.class_table import ClassTable
 from fullyconv.dataset import Dataset
 from fullyconv.errors import DataError, UsageError
-from fullyconv.explain import outline_of
+from fullyconv.explain import find_network, outline_of
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
 from fullyconv.metrics import ConfusionMatrix
@@ -105,6 +105,19 @@ def test_what_is_taken_away_are_strides_scales_and_maps(data):
 
 def test_at_one_scale_only_strides_are_taken_away(data):
     assert [part.name for part in measured(predictor_of("FCN-16s"), data).without] == ["stride 32", "stride 16"]
+
+
+def test_maps_of_one_stride_are_taken_away_together_and_one_by_one():
+    model = find_network("resnet50_d8+practical", settings={"scales": (1.0,)})
+    assert _parts(model) == {
+        "stride 8": ("layer2", "layer3", "layer4"),
+        "stride 4": ("layer1",),
+        "layer2": ("layer2",),
+        "layer3": ("layer3",),
+        "layer4": ("layer4",),
+        "layer1": ("layer1",),
+    }
+    assert _growing(model) == {"stride 8": ("layer1",), "strides 8, 4": ()}
 
 
 def test_a_stride_that_the_decoder_does_not_listen_to_contributes_nothing(data):

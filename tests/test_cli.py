@@ -286,7 +286,10 @@ def test_signals_end_a_training_that_can_be_resumed(number, code, data, tmp_path
     words = [sys.executable, "-m", "fullyconv", "train", str(data), "-o", str(tmp_path / "run")]
     settings = ["--epochs", "100000", "--scales", "1", "--hidden", "0", "--patience", "0", "--threads", "1"]
     process = subprocess.Popen(
-        [*words, *settings], stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [*words, *settings],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # A shell's background jobs ignore Ctrl-C.
     )
     deadline = time.monotonic() + 120
     while not list((tmp_path / "run" / "checkpoint").glob("*.safetensors")) and time.monotonic() < deadline:

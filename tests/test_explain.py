@@ -158,9 +158,18 @@ def test_the_sizes_of_the_lecture_are_the_decks():
 @pytest.mark.parametrize("name", ENCODER_NAMES)
 def test_weights_up_to_the_last_tap_are_all_there_are(name):
     network = bare_network(name)
-    counts = weights_to_taps(network, network.taps)
-    assert sorted(set(counts)) == counts
-    assert counts[-1] == count(network)
+    counts = weights_to_taps(network)
+    assert tuple(counts) == network.taps
+    assert sorted(set(counts.values())) == list(counts.values())
+    assert counts[network.taps[-1]] == count(network)
+
+
+def test_a_dilated_network_has_several_maps_of_one_stride():
+    fixed = outline_of(find_network("resnet50_d8+torchvision")).fixed
+    usual = outline_of(find_network("resnet50+torchvision")).fixed
+    assert [found.tap_stride for found in fixed] == [4, 8, 8, 8]
+    assert [found.is_read for found in fixed] == [False, False, False, True]
+    assert [found.parameters for found in fixed] == [found.parameters for found in usual]
 
 
 def test_vgg16_has_the_weights_between_its_taps_that_its_layers_have():
@@ -170,15 +179,6 @@ def test_vgg16_has_the_weights_between_its_taps_that_its_layers_have():
     expected = [count(layers[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
     assert [found.parameters for found in outline.fixed] == expected
     assert [found.is_read for found in outline.fixed] == [False, True, True, True]
-
-
-def test_taps_that_share_a_stride_are_told_apart():
-    outline = outline_of(find_network("resnet50_d8+torchvision", settings={"auxiliary": True}))
-    network = bare_network("resnet50_d8")
-    stem = count(network.conv1, network.bn1)
-    layers = [count(network.get_submodule(f"layer{number}")) for number in range(1, 5)]
-    assert [found.parameters for found in outline.fixed] == [stem + layers[0], *layers[1:]]
-    assert [found.is_read for found in outline.fixed] == [False, False, True, True]
 
 
 def test_a_second_scale_is_the_same_network_on_a_larger_image():

@@ -75,7 +75,7 @@ class Ablation:
 
     Attributes:
         whole: How the model does.
-        without: Each stride; each scale and each single map, where there are several scales.
+        without: Each stride; each scale, where there are several; each map, where a stride has several.
         down_to: With nothing but the coarsest stride, then the two coarsest, and so on to all.
         images: On how many images.
         available: Of how many they were drawn.
@@ -309,15 +309,17 @@ class _Measurement:
 
 
 def _parts(model: FCN) -> dict[str, tuple[str, ...]]:
-    """What to take away: each stride, coarsest first; each scale and each map where there are several scales."""
+    """What to take away: each stride, coarsest first; each scale where there are several; each map likewise."""
     encoder = model.encoder
+    strides = sorted(set(encoder.strides), reverse=True)
     parts = {
         f"stride {stride}": tuple(spec.label for spec in encoder.specs if spec.tap.stride == stride)
-        for stride in reversed(dict.fromkeys(encoder.strides))
+        for stride in strides
     }
     if len(encoder.scales) > 1:
         for scale in encoder.scales:
             parts[f"scale {scale:g}"] = tuple(spec.label for spec in encoder.specs if spec.scale == scale)
+    if len(encoder.specs) > len(strides):
         for spec in sorted(encoder.specs, key=lambda spec: -spec.stride):
             parts[spec.label] = (spec.label,)
     return parts
@@ -326,9 +328,10 @@ def _parts(model: FCN) -> dict[str, tuple[str, ...]]:
 def _growing(model: FCN) -> dict[str, tuple[str, ...]]:
     """What to take away so that nothing but the coarsest strides is left: one, two, and so on to all."""
     encoder = model.encoder
-    growing, strides = {}, tuple(dict.fromkeys(encoder.strides))
+    strides = sorted(set(encoder.strides), reverse=True)
+    growing = {}
     for number in range(1, len(strides) + 1):
-        kept = strides[-number:]
-        name = f"stride{'s' * (number > 1)} {', '.join(map(str, reversed(kept)))}"
+        kept = strides[:number]
+        name = f"stride{'s' * (number > 1)} {', '.join(map(str, kept))}"
         growing[name] = tuple(spec.label for spec in encoder.specs if spec.tap.stride not in kept)
     return growing

@@ -375,9 +375,7 @@ def _contributions(network: "FCN", outline: "Outline", data: Path, split: str | 
     from fullyconv.progress import Console
 
     if any(parameter.is_meta for parameter in network.parameters()):
-        raise UsageError(
-            "--data needs a trained model, got names", hint="give a model file in place of ENCODER+DECODER"
-        )
+        raise UsageError("--data needs a trained model, got names", hint="give a model file instead")
     console = Console()
     dataset = Dataset.open(data, class_table=network.class_table)
     chosen, _ = _measured_split(dataset, split, network, console, images)

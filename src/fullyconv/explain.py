@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -96,11 +96,11 @@ def outline_of(model: FCN) -> Outline:
     """
     encoder, decoder = model.encoder, model.decoder
     taps = encoder.network.taps[: encoder.network.taps.index(encoder.taps[-1]) + 1]
-    used = weights_to_taps(encoder.network, taps)
+    used = weights_to_taps(encoder.network)
     fixed = []
     for scale in encoder.scales:
         before = 0
-        for tap, weights in zip(taps, used, strict=True):
+        for tap in taps:
             fixed.append(
                 FixedMap(
                     label=FeatureSpec(tap, scale).label,
@@ -109,11 +109,11 @@ def outline_of(model: FCN) -> Outline:
                     tap_stride=tap.stride,
                     channels=tap.channels,
                     receptive_field=tap.receptive_field / scale,
-                    parameters=weights - before,
+                    parameters=used[tap] - before,
                     is_read=tap in encoder.taps,
                 )
             )
-            before = weights
+            before = used[tap]
     return Outline(
         encoder=encoder.network.name,
         decoder=decoder.name,
@@ -121,18 +121,19 @@ def outline_of(model: FCN) -> Outline:
         fixed=tuple(fixed),
         stages=decoder.stages(),
         stride_grid=encoder.stride_grid,
-        fixed_parameters=used[-1],
+        fixed_parameters=used[taps[-1]],
         trained_parameters=sum(parameter.numel() for parameter in decoder.parameters()),
+        image_channels=len(encoder.input_convention.mean),
     )
 
 
-class _UsedParameters(TorchFunctionMode):
-    """Notes how many parameters have entered any operation until each result was there."""
+class _UsedWeights(TorchFunctionMode):
+    """Notes how many weights have been used when a tensor is computed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: dict[int, int] = {}
-        self.until: dict[int, tuple[Any, int]] = {}  # With the result itself: no other one may get its identity.
+        self.used: dict[int, nn.Parameter] = {}
+        self.results: list[tuple[object, int]] = []
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -141,29 +142,29 @@ class _UsedParameters(TorchFunctionMode):
         kwargs = kwargs or {}
         for value in tree_leaves((args, kwargs)):
             if isinstance(value, nn.Parameter):
-                self.found[id(value)] = value.numel()
+                self.used[id(value)] = value
         result = function(*args, **kwargs)
-        self.until[id(result)] = result, sum(self.found.values())
+        self.results.append((result, sum(parameter.numel() for parameter in self.used.values())))
         return result
+
+    def weights_of(self, maps: Tensor) -> int:
+        """The weights that had been used when these very maps were there."""
+        return next(count for result, count in reversed(self.results) if result is maps)
 
 
 @torch.no_grad()
-def weights_to_taps(network: EncoderNetwork, taps: Sequence[Tap]) -> list[int]:
-    """Count the weights that a network needs for each of its taps, by watching it compute them.
+def weights_to_taps(network: EncoderNetwork) -> dict[Tap, int]:
+    """Count the weights on the way to each tap of a network, by watching it compute them.
 
     Args:
-        network: It computes one tap after the other.
-        taps: All of the network's down to some stride.
-
-    Returns:
-        For each tap the number of weights on the way to it.
+        network: It computes its features one after the other, as deep as they are.
     """
-    some, side = next(network.parameters()), taps[-1].stride
+    some, strides = next(network.parameters()), [tap.stride for tap in network.taps]
     channels = len(network.input_convention.mean)
-    images = torch.zeros(1, channels, side, side, device=some.device, dtype=some.dtype)
-    with _UsedParameters() as used:
-        features = network(images, [tap.stride for tap in taps])
-    return [used.until[id(maps)][1] for maps in features]
+    images = torch.zeros(1, channels, strides[-1], strides[-1], device=some.device, dtype=some.dtype)
+    with _UsedWeights() as watched:
+        features = network(images, strides)
+    return {tap: watched.weights_of(maps) for tap, maps in zip(network.taps, features, strict=True)}
 
 
 def sizes_of(outline: Outline, size: Size) -> Sizes:

@@ -124,6 +124,7 @@ class Outline:
         stride_grid: Scaled images are padded to its multiples.
         fixed_parameters: Weights of the encoder up to the deepest tap that is read.
         trained_parameters: Trained numbers of the decoder.
+        image_channels: Channels of the image: 3, or 1 where it is grey.
     """
 
     encoder: str
@@ -134,6 +135,7 @@ class Outline:
     stride_grid: int
     fixed_parameters: int
     trained_parameters: int
+    image_channels: int = 3
 
     @property
     def output_stride(self) -> int:
@@ -194,6 +196,7 @@ class Outline:
             "encoder": self.encoder,
             "decoder": self.decoder,
             "num_classes": self.num_classes,
+            "image_channels": self.image_channels,
             "stride_grid": self.stride_grid,
             "output_stride": self.output_stride,
             "fixed": {

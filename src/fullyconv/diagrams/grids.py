@@ -23,7 +23,7 @@ def grids(drawing: Drawing) -> Figure:
     canvas = Canvas(_ACROSS * columns + 0.5, height)
     x, y = 0.2 + _ACROSS / 2, height - _TOP
     canvas.scene(x, y, _GRID, "image")
-    _above(canvas, x, y, ("image", drawing.pixels(), "3 channels"))
+    _above(canvas, x, y, ("image", drawing.pixels(), f"{outline.image_channels} channels"))
     taps: dict[str, float] = {}
     for found in outline.fixed:
         before, x = x, x + _ACROSS

@@ -23,7 +23,8 @@ def hourglass(drawing: Drawing) -> Figure:
     for height, head in zip(_ROWS, ("layer", "size", "channels", "sees", "parameters"), strict=True):
         canvas.text(0.12, height, head, size=8.5, color=QUIET, align="left")
     row = _Row(canvas, _MARGIN + _PITCH / 2)
-    row.block(3, 1, PLAIN, ("image", "", drawing.pixels(), "3", "", ""), scene="image")
+    channels = outline.image_channels
+    row.block(channels, 1, PLAIN, ("image", "", drawing.pixels(), str(channels), "", ""), scene="image")
     for found in outline.fixed:
         sees, parameters = f"{found.receptive_field:.0f} px", short(found.parameters)
         words = (found.label, "", drawing.size(found), f"{found.channels:,}", sees, parameters)
