@@ -28,7 +28,7 @@ from fullyconv.config import PretrainConfig, TrainConfig, write_config
 from fullyconv.errors import FullyConvError, UsageError
 from fullyconv.progress import Progress
 
-__all__ = ["RunFolder", "next_run_folder"]
+__all__ = ["Named", "RunFolder", "next_run_folder"]
 
 FILE_NAMES = "surrogateescape"
 """File names, and so ids and messages, may hold bytes that are no UTF-8; Python keeps them as surrogates."""
