@@ -203,6 +203,12 @@ def test_resnets_give_the_features_of_torchvision(name):
             assert torch.equal(maps, theirs)
 
 
+@pytest.mark.parametrize("depth", [18, 34])
+def test_a_resnet_that_torchvision_does_not_dilate_is_not_dilated(depth):
+    with pytest.raises(UsageError, match=rf"ResNet-{depth} has no dilated edition \(take ResNet-50 or 101\)"):
+        resnet.ResNet(depth, dilated=True)
+
+
 def test_the_keys_of_a_resnet_are_torchvisions_and_its_classifier_is_left_out(tmp_path):
     _, reference = torchvision_pair("resnet18")
     torch.save(reference.state_dict(), tmp_path / "resnet18.pth")

@@ -302,7 +302,7 @@ def info(model: Model, as_json: Json = False) -> None:
 
 
 @app.command()
-@with_options(TrainConfig, ("stride", "scales", "hidden", "upsampling", "fc", "width"))
+@with_options(TrainConfig, ("stride", "scales", "hidden", "upsampling", "fc", "width", "auxiliary"))
 def explain(
     model: Annotated[
         str,

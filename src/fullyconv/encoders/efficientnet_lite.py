@@ -192,14 +192,12 @@ def scaled_stages(width: float, depth: float) -> list[Stage]:
     """Widen and deepen the stages of Lite0; the first and the last keep their one block, as the stem its channels.
 
     Args:
-        width: Factor of the channels, which are then rounded to a multiple of 8, but not down by more than 10 %.
+        width: Factor of the channels, which are then rounded to a multiple of 8.
         depth: Factor of the blocks, rounded up.
     """
     stages = []
     for place, stage in enumerate(STAGES):
         channels = max(8, int(stage.channels * width + 4) // 8 * 8)
-        if channels < 0.9 * stage.channels * width:
-            channels += 8
         inner = 0 < place < len(STAGES) - 1
         blocks = math.ceil(stage.blocks * depth) if inner else stage.blocks
         stages.append(replace(stage, channels=channels, blocks=blocks))

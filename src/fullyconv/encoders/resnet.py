@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from fullyconv.encoder import IMAGENET_INPUT, EncoderNetwork, ReceptiveField, Tap
 from fullyconv.encoders.fixed_norm import FixedNorm, fold
+from fullyconv.errors import UsageError
 from fullyconv.weights import DownloadableWeights
 
 __all__ = ["ResNet"]
@@ -95,6 +96,9 @@ class ResNet(EncoderNetwork):
         depth: 18, 34, 50 or 101: 11,176,512, 21,284,672, 23,508,032 or 42,500,160 weights.
         dilated: Whether the last two stages keep stride 8. Of 50 and 101 only: torchvision defines no dilation for
             the blocks of the others.
+
+    Raises:
+        UsageError: One of the others is to be dilated.
     """
 
     input_convention = IMAGENET_INPUT
@@ -103,6 +107,8 @@ class ResNet(EncoderNetwork):
 
     def __init__(self, depth: int, dilated: bool = False) -> None:
         super().__init__()
+        if dilated and depth < BOTTLENECK_FROM:
+            raise UsageError(f"ResNet-{depth} has no dilated edition", hint="take ResNet-50 or 101")
         stages, file = VARIANTS[depth]
         self.name = f"resnet{depth}" + "_d8" * dilated
         self.downloadable = DownloadableWeights(file)
