@@ -10,7 +10,6 @@ import torch
 from PIL import Image as PillowImage
 from tiny_data import draw_pair, tiny_dataset, tiny_encoder, write_pair
 from tiny_decoders import FORMS, built, randomised
-from tiny_networks import make_thin
 
 from fullyconv.ablation import _growing, _parts, choose_images, measure_strides
 from fullyconv.class_table import ClassTable
@@ -234,11 +233,3 @@ def test_without_a_labelled_pixel_there_is_nothing_to_measure(tmp_path):
         PillowImage.fromarray(np.full((20, 20), 255, np.uint8)).save(sample.mask)
     with pytest.raises(DataError, match="expected labelled pixels to measure, all are ignored"):
         measured(predictor_of("FCN-16s"), dataclasses.replace(data, class_table=nothing))
-
-
-def test_taps_that_share_a_stride_are_taken_away_together(monkeypatch):
-    make_thin(monkeypatch)
-    options = {"encoder": "resnet50_d8", "encoder_weights": "none", "decoder": "torchvision", "auxiliary": True}
-    model = FCN.build(ClassTable.from_names("abc"), **options)
-    assert _parts(model) == {"stride 8": ("layer3", "layer4")}
-    assert _growing(model) == {"stride 8": ()}
