@@ -86,7 +86,48 @@ def test_what_was_held_out_of_other_samples_cannot_be_drawn_again(unsplit):
         choose_split(unsplit, "val", record((0.2, 0), 32, 8))
 
 
-def test_without_splits_and_without_a_training_there_is_no_val(unsplit):
+@pytest.mark.parametrize("training", [{}, {"note": "mine"}])
+def test_without_splits_and_without_a_training_there_is_no_val(training, unsplit):
     with pytest.raises(DataError, match="expected a val split, got none"):
-        choose_split(unsplit, "val", {})
+        choose_split(unsplit, "val", training)
     assert len(choose_split(unsplit)) == len(choose_split(unsplit, "all")) == 5
+
+
+@pytest.fixture(params=["train", "train and test"])
+def without_val(tmp_path, request):
+    """Samples with splits, but no val: training splits it off the train samples."""
+    write_dataset(tmp_path / "data", train=6, val=1, test=2, size=(32, 40), seed=6)
+    for kind in ("images", "masks"):
+        shutil.rmtree(tmp_path / "data" / kind / "val")
+        if request.param == "train":
+            shutil.rmtree(tmp_path / "data" / kind / "test")
+    return Dataset.open(tmp_path / "data")
+
+
+def test_what_training_held_out_of_the_train_split_is_drawn_again(without_val):
+    drawn = without_val.with_seeded_split(1 / 3, 0)
+    found = {name: choose_split(without_val, name, record((1 / 3, 0), 4, 2)) for name in ("train", "val")}
+    assert [len(dataset) for dataset in found.values()] == [4, 2]
+    assert all(dataset.samples == drawn.split(name).samples for name, dataset in found.items())
+
+
+def test_the_train_split_of_other_data_is_all_of_it(without_val):
+    assert len(choose_split(without_val, "train", record((0.2, 0), 32, 8))) == 6
+    with pytest.raises(DataError, match=r"expected the 40 samples that the model's training split .*, got 6"):
+        choose_split(without_val, "val", record((0.2, 0), 32, 8))
+
+
+@pytest.mark.parametrize("training", [{"note": "mine"}, {"config": {}, "train_images": 4, "val_images": 2}])
+def test_a_training_record_of_another_kind_says_nothing_of_splits(training, without_val):
+    assert len(choose_split(without_val, "train", training)) == 6
+    with pytest.raises(DataError, match="expected a val split, got train"):
+        choose_split(without_val, "val", training)
+
+
+def test_of_test_samples_nothing_was_held_out(tmp_path):
+    write_dataset(tmp_path / "data", train=1, val=1, test=3, size=(32, 40), seed=6)
+    for kind in ("images", "masks"):
+        for name in ("train", "val"):
+            shutil.rmtree(tmp_path / "data" / kind / name)
+    with pytest.raises(DataError, match="expected a val split, got test"):
+        choose_split(Dataset.open(tmp_path / "data"), "val", record((0.2, 0), 32, 8))

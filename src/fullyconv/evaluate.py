@@ -61,16 +61,16 @@ def choose_split(dataset: Dataset, name: str | None = None, training: Mapping[st
     Args:
         dataset: With splits or without.
         name: "train", "val", "test", "all", or None for the first there is.
-        training: The training record of the model to measure. Where the data set has no splits, train and val are
-            drawn again as its training drew them.
+        training: The training record of the model to measure. Where the data set has no val split, train and val
+            are drawn again as its training drew them.
 
     Raises:
         DataError: There is no such split, or these are not the samples that were split then.
     """
     if name == "all":
         return dataset
-    if name in ("train", "val") and not dataset.splits and training:
-        return _as_drawn_in_training(dataset, training).split(name)
+    if name in ("train", "val") and not dataset.has_split("val"):
+        dataset = _as_drawn_in_training(dataset, name, training or {})
     if name is not None:
         return dataset.split(name)
     for candidate in ("test", "val"):
@@ -79,15 +79,27 @@ def choose_split(dataset: Dataset, name: str | None = None, training: Mapping[st
     return dataset
 
 
-def _as_drawn_in_training(dataset: Dataset, training: Mapping[str, Any]) -> Dataset:
-    """Split a data set without splits as `train` did: by the samples' ids, the fraction and the seed alone."""
-    config = training["config"]
-    drawn = dataset.with_seeded_split(config["val_fraction"], config["seed"])
-    counts = {"train": training["train_images"], "val": training["val_images"]}
-    if drawn.splits != counts:
-        raise DataError(
-            f"{show_path(dataset.root)}: expected the {sum(counts.values())} samples that the model's training "
-            f"split into train and val, got {len(dataset)}",
-            hint="measure --split all, or a folder with splits of its own",
-        )
-    return drawn
+def _as_drawn_in_training(dataset: Dataset, name: str, training: Mapping[str, Any]) -> Dataset:
+    """Split off val as `train` did: by the samples' ids, the fraction and the seed alone.
+
+    A data set that was not split so comes back as it is: one without samples to split, one whose model says
+    nothing of its training, or other data with a train split, all of which was never held out.
+    """
+    try:
+        fraction, seed = training["config"]["val_fraction"], training["config"]["seed"]
+        counts = {split: training[f"{split}_images"] for split in ("train", "val")}
+    except (KeyError, TypeError):
+        return dataset
+    pool = sum(sample.split != "test" for sample in dataset)
+    if pool < 2:
+        return dataset
+    drawn = dataset.with_seeded_split(fraction, seed)
+    if {split: drawn.splits[split] for split in counts} == counts:
+        return drawn
+    if dataset.has_split(name):
+        return dataset
+    raise DataError(
+        f"{show_path(dataset.root)}: expected the {sum(counts.values())} samples that the model's training "
+        f"split into train and val, got {pool}",
+        hint="measure --split all, or a folder with splits of its own",
+    )
