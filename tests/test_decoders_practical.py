@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from tiny_decoders import count, encoder_for, features_of, randomised, specs_of
@@ -68,6 +70,26 @@ def test_points_and_maps_share_one_batch_norm():
         ours, theirs = (getattr(decoder.skips[0].norm, name) for decoder in (by_maps, by_points))
         torch.testing.assert_close(ours, theirs)
         assert ours.std() > 0
+
+
+@pytest.mark.parametrize("hidden", [0, 4])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_folded_norms_learn_as_norms_and_projections_do(hidden, training, offset):
+    specs = specs_of(4, 8, 16, scales=(1.0, 1.5))
+    folded = randomised(build_decoder("practical", specs, 3, hidden=hidden)).train(training)
+    plain = copy.deepcopy(folded)
+    points = [torch.randn(50, spec.channels) * (1 + index) + offset for index, spec in enumerate(specs)]
+    gradient = torch.randn(50, 3)
+    for decoder, needs_gradient in ((folded, False), (plain, True)):
+        logits = decoder.point_logits([values.clone().requires_grad_(needs_gradient) for values in points])
+        logits.backward(gradient)
+        decoder.logits = logits.detach()
+    torch.testing.assert_close(folded.logits, plain.logits, atol=1e-3, rtol=1e-3)
+    for (name, ours), theirs in zip(folded.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=2e-3, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+    for ours, theirs in zip(folded.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_dropout_acts_in_training_only():

@@ -6,7 +6,7 @@ step (`fullyconv.upsample`). Where the last upsampling is learned, the output st
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -148,18 +148,29 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, values: Tensor) -> Tensor:
         """Normalise by the batch in training and by the running statistics otherwise."""
-        # A single value has no variance (torch raises): it is normalised with the running statistics instead.
-        learns = self.training and values.numel() > values.shape[1]
         return functional.batch_norm(
             values,
             self.running_mean,
             self.running_var,
             self.weight,
             self.bias,
-            training=learns,
+            training=self._learns(values),
             momentum=MOMENTUM,
             eps=self.eps,
         )
+
+    @torch.no_grad()
+    def statistics(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the K means and standard deviations that `values` are normalised by; learn from them, too."""
+        means, variances = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
+        if not self._learns(values):
+            return means, torch.sqrt(variances + self.eps)
+        _, means, inverse = torch.native_batch_norm(values, None, None, means, variances, True, MOMENTUM, self.eps)
+        return means, 1 / inverse
+
+    def _learns(self, values: Tensor) -> bool:
+        """Whether to normalise by the batch: a single value of a channel has no variance (torch raises)."""
+        return self.training and values.numel() > values.shape[1]
 
 
 def take_over(decoder: Decoder, other: Decoder) -> tuple[int, int]:

@@ -47,6 +47,24 @@ class Skip(nn.Module):
         projected: Tensor = self.projection(normalised)
         return projected
 
+    def folded(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Fold the norm into the projection: `forward(points)` is `points @ weight.T + offset`.
+
+        Features of a fixed encoder need no gradient. So a step of training does not have to normalise them: it
+        reads them three times (for their statistics, forward, and for the gradient of the weights) and writes
+        nothing of their size.
+
+        Args:
+            points: P x K without gradient: in training their statistics are taken for constants.
+
+        Returns:
+            weight, projected x K, and offset, projected.
+        """
+        means, deviations = self.norm.statistics(points)
+        scales = self.norm.weight / deviations
+        weight = self.projection.weight.flatten(1)
+        return weight * scales, weight @ (self.norm.bias - means * scales)
+
     def set_linear(self, weights: Tensor, means: Tensor, variances: Tensor) -> Tensor:
         """Compute `weights @ (values - means)` in eval mode, and give what that leaves out, `weights @ means`."""
         means, variances = means.float(), variances.float()
@@ -142,11 +160,23 @@ class PracticalDecoder(Decoder):
         Returns:
             P x num_classes.
         """
-        total: Tensor = reduce(torch.add, (skip(values) for skip, values in zip(self.skips, points, strict=True)))
+        total = self._sum_at(points)
         if not self.hidden:
             return total + self.bias
         dropped = self.dropout(functional.relu(total))
         return functional.linear(dropped, self.score.weight.flatten(1), self.score.bias)
+
+    def _sum_at(self, points: Points) -> Tensor:
+        """The sum of the skips at P pixels."""
+        pairs = list(zip(self.skips, points, strict=True))
+        if any(values.requires_grad for values in points):
+            plain: Tensor = reduce(torch.add, (skip(values) for skip, values in pairs))
+            return plain
+        weights, offsets = zip(*(skip.folded(values) for skip, values in pairs), strict=True)  # type: ignore[operator]
+        total: Tensor = torch.stack(offsets).sum(dim=0)
+        for weight, values in zip(weights, points, strict=True):
+            total = torch.addmm(total, values, weight.T)
+        return total
 
     @torch.no_grad()
     def set_linear(self, weights: Tensor, biases: Tensor, means: Tensor, variances: Tensor) -> None:
