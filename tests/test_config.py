@@ -22,8 +22,8 @@ from fullyconv.decoders import DECODER_NAMES
 from fullyconv.encoders import ENCODER_NAMES
 from fullyconv.errors import UsageError
 
-# A value for each setting that is not its default, all of them together without contradiction. Whoever adds a
-# setting has to find one that it replaces, or to argue for it.
+# A value for each setting that is not its default. Whoever adds a setting has to find one that it replaces, or to
+# argue for it.
 OTHER = {
     "encoder": "vgg16",
     "encoder_weights": 'folder with "quotes" and ü/vgg16.pth',
@@ -37,7 +37,7 @@ OTHER = {
     "fc": True,
     "width": 512,
     "auxiliary": True,
-    "instant": False,  # True has settings of its own: INSTANT.
+    "instant": True,
     "train_on": "maps",
     "pixels": 4096,
     "loss": "focal",
@@ -63,7 +63,22 @@ OTHER = {
     "precision": "bfloat16",
 }
 
-INSTANT = {"instant": True, "hidden": 0}
+# Each of them together with the others that it goes with.
+TOGETHER = {
+    "fcn": {name for name in OTHER if name not in ("hidden", "dropout", "width", "auxiliary", "instant")},
+    "practical": {"hidden", "dropout"},
+    "lecture": {"decoder", "scales", "train_on", "width"},
+    "torchvision": {"decoder", "scales", "train_on", "auxiliary"},
+    "instant": {"instant", "hidden", "dropout", "balance", "view_scales", "seed"},
+}
+
+
+def together(name):
+    values = {key: value for key, value in OTHER.items() if key in TOGETHER[name]}
+    if "decoder" in values:
+        values["decoder"] = name
+    return values | {"instant": {"dropout": 0.0}, "lecture": {"stride": 8}}.get(name, {})
+
 
 OTHER_PRETRAINING = {
     "preset": "digits",
@@ -162,13 +177,17 @@ def test_numbers_may_be_given_as_text():
 
 
 def test_the_other_values_differ_from_the_defaults():
-    assert [name for name, value in OTHER.items() if value == getattr(TrainConfig(), name)] == ["instant"]
+    assert [name for name, value in OTHER.items() if value == getattr(TrainConfig(), name)] == []
     assert [n for n, value in OTHER_PRETRAINING.items() if value == getattr(PretrainConfig(), n)] == []
 
 
-@pytest.mark.parametrize("values", [{}, OTHER, INSTANT], ids=["defaults", "other values", "instant"])
-def test_settings_come_back_from_toml_as_they_were(tmp_path, values):
-    config = TrainConfig(**values)
+def test_every_setting_goes_together_with_some_others():
+    assert set.union(*TOGETHER.values()) == set(OTHER)
+
+
+@pytest.mark.parametrize("name", [None, *TOGETHER])
+def test_settings_come_back_from_toml_as_they_were(tmp_path, name):
+    config = TrainConfig(**(together(name) if name else {}))
     write_config(config, tmp_path / "config.toml")
     assert config_from_mapping(read_config(tmp_path / "config.toml")) == config
 
@@ -240,7 +259,7 @@ def test_the_names_of_encoders_and_decoders_are_those_that_can_be_built():
 def test_the_closed_form_implies_the_decoder_without_hidden_layer(name, value):
     config = recipe(name, instant=value)
     assert (config.instant, config.decoder, config.hidden, config.train_on) == (True, "practical", 0, "points")
-    assert config.scales == recipe(name).scales
+    assert (config.scales, config.epochs) == (recipe(name).scales, TrainConfig().epochs)
     assert recipe(name, instant=False) == recipe(name)
 
 
@@ -254,38 +273,33 @@ def test_what_is_given_goes_before_what_is_implied():
     assert (config.stride, config.epochs, config.train_on) == (32, 2, "maps")
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"pixels": 0}, r"pixels 0 \(every pixel\) needs whole feature maps \(add --train-on maps\)"),
-        ({"loss": "dice"}, r"loss dice needs every pixel, got pixels 512 \(add --train-on maps --pixels 0\)"),
-        ({"epoch_steps": 30}, r"epoch_steps 30 needs whole feature maps \(add --train-on maps\)"),
-        (
-            {"decoder": "fcn", "train_on": "points"},
-            r"decoder fcn needs train_on maps, got points \(leave --train-on",
-        ),
-        ({"decoder": "fcn", "scales": (1.0, 1.5)}, "decoder fcn needs scales 1, got 1,1.5"),
-        (
-            {"instant": True, "hidden": 32},
-            r"instant needs hidden 0, got 32 \(leave --hidden out, or train without",
-        ),
-        ({"instant": True, "decoder": "fcn"}, r"instant needs decoder practical, got fcn \(leave --decoder out"),
-        ({"instant": True, "train_on": "maps"}, "instant needs train_on points, got maps"),
-        ({"decoder": "lecture", "stride": 16}, r"decoder lecture needs stride 8, got 16 \(leave --stride out\)"),
-    ],
-)
-def test_settings_that_contradict_each_other_are_refused(values, message):
+def test_a_contradiction_with_a_file_of_settings_names_it():
+    message = r"only with decoder fcn .* with decoder practical, with the settings of fcn/config.toml \(leave --fc"
     with pytest.raises(UsageError, match=message):
-        recipe(**values)
+        config_from_mapping({"fc": True, "decoder": "practical"}, source="fcn/config.toml")
 
 
-def test_contradictions_are_refused_in_python_too():
-    with pytest.raises(UsageError, match="decoder fcn needs train_on maps, got points"):
-        TrainConfig(decoder="fcn")
-    with pytest.raises(UsageError, match=r"pixels 0 \(every pixel\) needs whole feature maps"):
-        replace(TrainConfig(), pixels=0)
-    with pytest.raises(UsageError, match="instant needs hidden 0, got 128"):
-        TrainConfig(instant=True)
+@pytest.mark.parametrize(
+    ("name", "value"), [("encoder", "cae:cae.safetensors"), ("encoder_weights", "my.pth"), ("classes", "list.txt")]
+)
+def test_paths_mean_the_same_file_in_every_folder(tmp_path, monkeypatch, name, value):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").touch()
+    path = str(tmp_path / value.removeprefix("cae:"))
+    assert getattr(recipe(**{name: value}), name) == ("cae:" if name == "encoder" else "") + path
+
+
+def test_a_path_may_begin_at_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert recipe(encoder="cae:~/cae.safetensors").encoder == "cae:/home/someone/cae.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("encoder", "vgg16"), ("encoder_weights", "none"), ("classes", "sky,road"), ("classes", None)],
+)
+def test_what_is_no_path_stays_as_it_is(name, value):
+    assert getattr(recipe(**{name: value}), name) == value
 
 
 def test_settings_are_read_without_torch():

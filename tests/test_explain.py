@@ -14,6 +14,7 @@ from fullyconv.class_table import ClassTable
 from fullyconv.decoder import resample
 from fullyconv.decoders import DECODER_NAMES, needed_strides
 from fullyconv.encoders import ENCODER_NAMES, bare_network
+from fullyconv.encoders.cae import CAE, PRESETS, save_cae
 from fullyconv.errors import ModelFileError, UsageError
 from fullyconv.explain import (
     contribution_pictures,
@@ -70,6 +71,14 @@ def computed(stage, values, decoder, outline, features, size):
 
 
 MULTI = [(form, (1.0, 1.5)) for form in FORMS if form.startswith("practical")]
+
+
+def test_a_network_on_an_autoencoder_is_given_by_its_file(tmp_path):
+    save_cae(CAE(PRESETS["digits"]), tmp_path / "cae.safetensors")
+    outline = outline_of(find_network(f"cae:{tmp_path}/cae.safetensors+cae", 3, {"stride": 2}))
+    assert [(part.tap, part.tap_stride) for part in outline.fixed] == [("down1", 2), ("down2", 4)]
+    with pytest.raises(ModelFileError, match=r"missing.safetensors"):
+        find_network("cae:missing.safetensors+cae")
 
 
 @pytest.mark.parametrize(("form", "scales"), [(form, (1.0,)) for form in FORMS] + MULTI)

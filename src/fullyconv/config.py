@@ -15,6 +15,7 @@ import tomli_w
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
+from fullyconv.contradictions import INSTANT_ONLY, MAPS_ONLY, OF_STEPS, refuse_contradictions
 from fullyconv.errors import UsageError
 
 __all__ = [
@@ -49,10 +50,26 @@ EncoderName = Literal[
 def _check_encoder(value: str) -> str:
     """Let the names pass, and "cae:" and a path."""
     *names, cae = typing.get_args(EncoderName)
-    if value in names or (value.startswith("cae:") and value not in ("cae:", cae)):
+    if value in names:
         return value
+    if value.startswith("cae:") and value not in ("cae:", cae):
+        return "cae:" + _absolute(value.removeprefix("cae:"))
     known = ", ".join(map(repr, names))
     raise ValueError(f"input should be {known} or {cae!r}")
+
+
+def _absolute(path: str) -> str:
+    """A path that means the same file in whatever folder the run is resumed."""
+    return str(Path(path).expanduser().absolute())
+
+
+def _file_or(*words: str) -> AfterValidator:
+    """Let the words pass; anything else is a path."""
+    return AfterValidator(lambda value: value if value in words else _absolute(value))
+
+
+def _file_if_there_is(value: str | None) -> str | None:
+    return _absolute(value) if value is not None and Path(value).is_file() else value
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -70,14 +87,15 @@ class TrainConfig:
             description="pretrained (installed, else downloaded once), none (random), or a weights file in "
             "torchvision's key layout."
         ),
+        _file_or("pretrained", "none"),
     ] = "pretrained"
     decoder: Annotated[
         Literal["practical", "fcn", "fcn_at_once", "lecture", "d2l", "torchvision", "cae"],
         Field(
             description="The trained part: the practical decoder, the paper's FCN, the lecture's, d2l's, "
             "torchvision's, or the upsampling path of an autoencoder. All but the first learn on maps of scale 1: "
-            "stride 8 (d2l, torchvision: the encoder's coarsest; cae: 4), 4096 pixels, batch 8, 10 epochs where "
-            "nothing else is given."
+            "stride 8 (d2l, torchvision: the encoder's coarsest; cae: 4), 4096 pixels, batch 8, 10 epochs of at "
+            "least 300 steps together and balance 0 where nothing else is given."
         ),
     ] = "practical"
     stride: Annotated[
@@ -105,7 +123,10 @@ class TrainConfig:
     ] = False
     instant: Annotated[
         bool,
-        Field(description="Solve the practical decoder without hidden layer in closed form: one step, no epochs."),
+        Field(
+            description="Solve the practical decoder without hidden layer in closed form: no epochs, no dropout; "
+            "64 pixels and balance 0 where nothing else is given."
+        ),
     ] = False
     train_on: Annotated[
         Literal["points", "maps"],
@@ -123,7 +144,8 @@ class TrainConfig:
         Field(
             ge=0,
             le=1,
-            description="Weigh classes by their inverse frequency to this power; 0: all alike, 1: fully.",
+            description="Weigh classes by their inverse frequency to this power; 0: all alike, 1: fully. With "
+            "instant: how far the classes' shares give way to equal ones.",
         ),
     ] = 0.25
     mirror: Annotated[bool, Field(description="Learn from mirrored images, too.")] = True
@@ -167,7 +189,9 @@ class TrainConfig:
         Field(description="Mask values that are no class, besides 255."),
     ] = ()
     classes: Annotated[
-        str | None, Field(description="classes.txt, or the names of classes 0, 1, ... separated by commas.")
+        str | None,
+        Field(description="classes.txt, or the names of classes 0, 1, ... separated by commas."),
+        AfterValidator(_file_if_there_is),
     ] = None
     seed: Annotated[int, Field(ge=0, description="Seed of everything drawn at random.")] = 0
     threads: Annotated[int | None, Field(ge=1, description="Threads; results are bit-equal at equal threads.")] = (
@@ -180,37 +204,12 @@ class TrainConfig:
     ] = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse settings that contradict each other.
+        """Refuse settings that contradict each other, or that would change nothing.
 
         Raises:
             UsageError: The first contradiction.
         """
-        if self.instant:
-            self._refuse_others(_INSTANT_ONLY, "instant needs", "train without --instant")
-        if self.loss.startswith("dice") and self.pixels:
-            raise UsageError(
-                f"loss {self.loss} needs every pixel, got pixels {self.pixels}",
-                hint="add --train-on maps --pixels 0",
-            )
-        if self.pixels == 0 and self.train_on == "points":
-            raise UsageError("pixels 0 (every pixel) needs whole feature maps", hint="add --train-on maps")
-        if self.epoch_steps and self.train_on == "points":
-            raise UsageError(
-                f"epoch_steps {self.epoch_steps} needs whole feature maps", hint="add --train-on maps"
-            )
-        if self.decoder == "practical":
-            return
-        self._refuse_others(_MAPS_ONLY, f"decoder {self.decoder} needs", "choose the decoder practical")
-        if self.decoder == "lecture" and self.stride != 8:
-            raise UsageError(f"decoder lecture needs stride 8, got {self.stride}", hint="leave --stride out")
-
-    def _refuse_others(self, needed: Mapping[str, Any], rule: str, way_out: str) -> None:
-        for name, value in needed.items():
-            if getattr(self, name) != value:
-                raise UsageError(
-                    f"{rule} {name} {_text(value)}, got {_text(getattr(self, name))}",
-                    hint=f"leave --{name.replace('_', '-')} out, or {way_out}",
-                )
+        refuse_contradictions(self)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -264,22 +263,11 @@ class PretrainConfig:
     device: Annotated[str, Field(description="auto, cpu, cuda or mps.")] = "auto"
 
 
-_MAPS_ONLY: Mapping[str, Any] = {"train_on": "maps", "scales": (1.0,)}
-"""What all decoders but the practical one need."""
-
-_INSTANT_ONLY: Mapping[str, Any] = {
-    "decoder": "practical",
-    "hidden": 0,
-    "train_on": "points",
-    "loss": "cross_entropy",
-}
-"""What the closed form needs."""
-
-_INSTANT_USUAL: Mapping[str, Any] = {**_INSTANT_ONLY, "dropout": 0.0, "pixels": 64, "balance": 0.0}
-"""What it has where nothing else is said. Pixels of an image are much alike: more of them cost time for little."""
+_INSTANT_USUAL: Mapping[str, Any] = {**INSTANT_ONLY, "pixels": 64, "balance": 0.0}
+"""What the closed form has where nothing else is said. Pixels of an image are much alike: more cost time only."""
 
 _MAPS_USUAL: Mapping[str, Any] = {
-    **_MAPS_ONLY,
+    **MAPS_ONLY,
     "stride": 8,
     "pixels": 4096,
     "batch": 8,
@@ -292,10 +280,6 @@ _MAPS_USUAL: Mapping[str, Any] = {
 
 _OTHER_STRIDES = {"d2l": None, "torchvision": None, "cae": 4}
 """The decoders whose usual stride is not 8; None is the encoder's coarsest, whatever that is."""
-
-
-def _text(value: object) -> str:
-    return ",".join(f"{item:g}" for item in value) if isinstance(value, tuple) else str(value)
 
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
@@ -361,7 +345,9 @@ def config_from_mapping(values: Mapping[str, Any], *, base: str = "default", sou
     if decoder in _OTHER_STRIDES:
         usual = {**usual, "stride": _OTHER_STRIDES[decoder]}
     if decoder == "practical" and str(values.get("instant", False)).lower() in ("true", "yes", "on", "1"):
-        usual = {**usual, **_INSTANT_USUAL}
+        usual = {name: value for name, value in usual.items() if name not in OF_STEPS} | dict(_INSTANT_USUAL)
+    if values.get("loss") == "dice":
+        usual = {**usual, "balance": 0.0}
     return _validated(TrainConfig, {**usual, **values}, source)
 
 
@@ -393,6 +379,10 @@ def _validated(kind: type[Config], values: Mapping[str, Any], source: str) -> Co
         rule = message[0].lower() + message[1:]
         where = f" in {source}" if source else ""
         raise UsageError(f"setting {name}{where}: {rule}, got {first['input']!r}") from None
+    except UsageError as error:
+        if not source:
+            raise
+        raise UsageError(f"{error.message}, with the settings of {source}", hint=error.hint) from None
     return config
 
 

@@ -21,7 +21,7 @@ from fullyconv.class_table import ClassTable
 from fullyconv.config import config_from_mapping
 from fullyconv.decoders import DECODER_NAMES
 from fullyconv.encoder import EncoderNetwork, FeatureSpec, Tap, padded_size, scaled_size
-from fullyconv.encoders import ENCODER_NAMES
+from fullyconv.encoders import CAE_PREFIX, ENCODER_NAMES, is_cae
 from fullyconv.errors import UsageError
 from fullyconv.images import show_path
 from fullyconv.model import FCN, build_model
@@ -48,9 +48,9 @@ def find_network(name: str, classes: int | None = None, settings: Mapping[str, A
     """Load a model file, or build the network that two names stand for.
 
     Args:
-        name: The path of a model file, or ENCODER+DECODER such as "vgg16+lecture". The latter is what
-            `fullyconv train` would build for these names, untrained and without memory for the decoder's weights:
-            it can be asked for shapes only.
+        name: The path of a model file, or ENCODER+DECODER such as "vgg16+lecture" or "cae:FILE+cae". The latter is
+            what `fullyconv train` would build for these names, untrained and, but for an autoencoder, without
+            memory for its weights: it can be asked for shapes only.
         classes: Number of classes of a network that is given by names; 2 by default.
         settings: Settings of training that shape a network that is given by names, such as stride and hidden.
 
@@ -72,7 +72,7 @@ def find_network(name: str, classes: int | None = None, settings: Mapping[str, A
             )
         return load_model(name)
     encoder, decoder = name.rsplit("+", 1)
-    if encoder not in ENCODER_NAMES or decoder not in DECODER_NAMES:
+    if (encoder not in ENCODER_NAMES and not is_cae(encoder)) or decoder not in DECODER_NAMES:
         raise UsageError(f"no network {show_path(name)}", hint=_known())
     if not 1 <= (number := 2 if classes is None else classes) <= 255:
         raise UsageError(f"expected 1 to 255 classes, got {number}")
@@ -80,12 +80,16 @@ def find_network(name: str, classes: int | None = None, settings: Mapping[str, A
         {"encoder": encoder, "decoder": decoder, "encoder_weights": "none", **(settings or {})}
     )
     table = ClassTable.from_names([f"class {index}" for index in range(number)])
+    if is_cae(encoder):  # is small, and has to be read from its file
+        return build_model(config, table).eval()
     with torch.device("meta"):
         return build_model(config, table).eval()
 
 
 def _known() -> str:
-    return f"an encoder ({', '.join(ENCODER_NAMES)}) + a decoder ({', '.join(DECODER_NAMES)})"
+    return (
+        f"an encoder ({', '.join((*ENCODER_NAMES, CAE_PREFIX + 'FILE'))}) + a decoder ({', '.join(DECODER_NAMES)})"
+    )
 
 
 def outline_of(model: FCN) -> Outline:

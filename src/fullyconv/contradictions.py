@@ -1,0 +1,95 @@
+"""Settings of training that do not go together, refused before anything is computed."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from fullyconv.errors import UsageError
+
+if TYPE_CHECKING:
+    from fullyconv.config import TrainConfig
+
+__all__ = ["INSTANT_ONLY", "MAPS_ONLY", "OF_STEPS", "refuse_contradictions"]
+
+MAPS_ONLY: Mapping[str, Any] = {"train_on": "maps", "scales": (1.0,)}
+"""What all decoders but the practical one need."""
+
+INSTANT_ONLY: Mapping[str, Any] = {
+    "decoder": "practical",
+    "hidden": 0,
+    "dropout": 0.0,
+    "train_on": "points",
+    "loss": "cross_entropy",
+}
+"""What the closed form needs."""
+
+OF_STEPS = ("epochs", "steps", "batch", "lr", "schedule", "weight_decay", "patience")
+"""What says how to take gradient steps, of which the closed form takes none."""
+
+_FOR: Mapping[str, tuple[str, tuple[Any, ...]]] = {
+    "hidden": ("decoder", ("practical",)),
+    "dropout": ("decoder", ("practical",)),
+    "upsampling": ("decoder", ("fcn", "fcn_at_once")),
+    "fc": ("decoder", ("fcn", "fcn_at_once")),
+    "width": ("decoder", ("lecture",)),
+    "auxiliary": ("decoder", ("torchvision",)),
+    "crop": ("train_on", ("maps",)),
+    "epoch_steps": ("train_on", ("maps",)),
+    **dict.fromkeys(OF_STEPS, ("instant", (False,))),
+}
+"""Settings that change something only with these values of another one."""
+
+
+def refuse_contradictions(config: "TrainConfig") -> None:
+    """Refuse settings that cannot be met together, and such as would change nothing.
+
+    Raises:
+        UsageError: The first contradiction.
+    """
+    if config.instant:
+        _refuse_others(config, INSTANT_ONLY, "instant needs", "train without --instant")
+    if config.loss == "dice":
+        _refuse_others(config, {"balance": 0.0}, "loss dice weighs no classes: it needs", "choose another --loss")
+    if config.loss.startswith("dice") and config.pixels:
+        raise UsageError(
+            f"loss {config.loss} needs every pixel, got pixels {config.pixels}",
+            hint="add --train-on maps --pixels 0",
+        )
+    if config.pixels == 0 and config.train_on == "points":
+        raise UsageError("pixels 0 (every pixel) needs whole feature maps", hint="add --train-on maps")
+    if config.decoder != "practical":
+        _refuse_others(config, MAPS_ONLY, f"decoder {config.decoder} needs", "choose the decoder practical")
+    if config.decoder == "lecture" and config.stride != 8:
+        raise UsageError(f"decoder lecture needs stride 8, got {config.stride}", hint="leave --stride out")
+    _refuse_without_effect(config)
+
+
+def _refuse_others(config: "TrainConfig", needed: Mapping[str, Any], rule: str, way_out: str) -> None:
+    for name, value in needed.items():
+        if getattr(config, name) != value:
+            raise UsageError(
+                f"{rule} {name} {_text(value)}, got {_text(getattr(config, name))}",
+                hint=f"leave {_option(name)} out, or {way_out}",
+            )
+
+
+def _refuse_without_effect(config: "TrainConfig") -> None:
+    usual = {field.name: field.default for field in fields(config)}
+    for name, (other, values) in _FOR.items():
+        if getattr(config, name) != usual[name] and getattr(config, other) not in values:
+            rule = f"{other} {' or '.join(map(_text, values))}"
+            raise UsageError(
+                f"{name} changes something only with {rule}, "
+                f"got {name} {_text(getattr(config, name))} with {other} {_text(getattr(config, other))}",
+                hint=f"leave {_option(name)} out",
+            )
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ",".join(f"{item:g}" for item in value) if isinstance(value, tuple) else str(value)
