@@ -3,22 +3,12 @@
 import math
 from fractions import Fraction
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
-from fullyconv.encoder import (
-    Encoder,
-    EncoderNetwork,
-    InputConvention,
-    ReceptiveField,
-    Tap,
-    pad_to_multiple,
-    resize_by,
-    tensors_digest,
-)
+from fullyconv.encoder import Encoder, EncoderNetwork, InputConvention, ReceptiveField, Tap, tensors_digest
 from fullyconv.encoders import bare_network, build_network
 from fullyconv.errors import UsageError
 
@@ -186,29 +176,6 @@ def test_float_images_give_the_features_of_bytes(lite0):
     assert torch.equal(encoder(images)[0], encoder(images.float())[0])
 
 
-def slow_resize(values, scale):
-    """One axis: read at (i + 0.5) / scale - 0.5, clamped."""
-    size = math.ceil(len(values) * Fraction(str(scale)))
-    positions = np.clip((np.arange(size) + 0.5) / scale - 0.5, 0, len(values) - 1)
-    return np.interp(positions, np.arange(len(values)), values)
-
-
-@pytest.mark.parametrize("scale", [0.25, 0.5, 0.75, 1.0, 1.1, 1.5, 2.0, 4.0])
-@pytest.mark.parametrize("size", [(1, 1), (1, 7), (2, 3), (10, 33)])
-def test_resizing_equals_its_slow_twin_at_every_size(size, scale):
-    image = np.random.default_rng(0).uniform(0, 255, size)
-    rows = np.stack([slow_resize(row, scale) for row in image])
-    expected = np.stack([slow_resize(column, scale) for column in rows.T]).T
-    resized = resize_by(torch.tensor(image, dtype=torch.float32)[None, None], scale)
-    np.testing.assert_allclose(resized[0, 0].numpy(), expected, rtol=1e-4, atol=1e-2)
-
-
-def test_padding_goes_to_the_bottom_and_right_only():
-    padded = pad_to_multiple(torch.ones(1, 1, 3, 5), 4)
-    assert padded.shape == (1, 1, 4, 8)
-    assert padded[..., :3, :5].sum() == padded.sum() == 15
-
-
 def test_batches_give_the_features_of_single_images(lite0):
     encoder, images = Encoder(lite0, (8, 32)), random_images(40, 50, count=3)
     for together, alone in zip(encoder(images), encoder(images[1:2]), strict=True):
@@ -327,5 +294,6 @@ def test_digests_of_tensors_do_not_depend_on_memory_layout():
 
 
 def test_receptive_fields_compose_layer_by_layer():
-    field = ReceptiveField().through(3).through(3).through(2, 2).through(3)
-    assert (field.size, field.stride) == (10, 2)
+    field = ReceptiveField().through(3, padding=1).through(3, padding=0).through(2, 2, padding=0)
+    assert (field.size, field.stride, field.start) == (6, 2, -1)
+    assert field.through(3, padding=1) == ReceptiveField(size=10, stride=2, start=-3)

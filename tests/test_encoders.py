@@ -311,6 +311,8 @@ def test_receptive_fields_are_exactly_what_cells_see(networks, name, monkeypatch
     network = slim(name, monkeypatch)
     for place, tap in enumerate(networks[name].taps):
         first, last = seen_rows(network, place, height=1280)
+        cell = 1280 // tap.stride // 2
+        assert first == cell * tap.stride + tap.field_start
         assert last - first + 1 == tap.receptive_field
 
 

@@ -161,6 +161,7 @@ def test_receptive_fields_are_exactly_what_cells_see(kernel, down):
         parameter.fill_(1) if parameter.ndim == 4 else parameter.zero_()
     for place, tap in enumerate(network.taps):
         first, last = seen_rows(network, place, height=128)
+        assert first == 64 + tap.field_start
         assert last - first + 1 == tap.receptive_field
 
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from fullyconv.dataset import Dataset, Sample
-from fullyconv.encoder import scaled_size
 from fullyconv.errors import DataError, UsageError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
@@ -25,6 +24,7 @@ from fullyconv.model import FCN
 from fullyconv.predict import Predictor
 from fullyconv.progress import Progress, Silent
 from fullyconv.shapes import Features, Image, Mask, Size
+from fullyconv.sizes import scaled_size
 from fullyconv.stages import Outline
 from fullyconv.transforms import PLAIN
 from fullyconv.upsample import predict_mask

@@ -16,11 +16,11 @@ from fullyconv.class_table import IGNORE_INDEX
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.decoder import Decoder
 from fullyconv.draws import draw_pixels
-from fullyconv.encoder import padded_size
 from fullyconv.features import FeatureReader
 from fullyconv.losses import FOCAL_GAMMA, dice_loss, map_loss, pixel_loss
 from fullyconv.progress import Progress
 from fullyconv.shapes import Features, Logits, Points, Size
+from fullyconv.sizes import padded_size
 from fullyconv.transforms import View
 from fullyconv.upsample import pixel_logits, upsample_logits
 

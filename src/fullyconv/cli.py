@@ -60,7 +60,7 @@ Precision = Annotated[str, typer.Option(help="Of the encoder: auto, float32 or b
 def main() -> None:
     """Run the command line; the exit code is 0, 1 (failure), 2 (usage or data), 130 or 143."""
     # Threads that wait for each other by spinning take the processor from the one they wait for as soon as another
-    # program runs, but to sleep at once takes twice the time of a step. So: spin for a fraction of a millisecond, then
+    # program runs; to sleep at once doubles the time of a step. So: spin for a fraction of a millisecond, then
     # sleep. It has to be said before torch loads OpenMP.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")

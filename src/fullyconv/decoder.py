@@ -6,15 +6,17 @@ step (`fullyconv.upsample`). Where the last upsampling is learned, the output st
 """
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fullyconv.encoder import FeatureSpec, padded_size
+from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Points, Size
+from fullyconv.sizes import padded_size, read_between
 from fullyconv.stages import Kind, Stage
 
 __all__ = [
@@ -30,6 +32,9 @@ __all__ = [
     "take_over",
 ]
 
+
+LARGEST_DENOMINATOR = 10**4
+"""Of a ratio of strides as a fraction: more than any encoder scale and output stride make."""
 
 MOMENTUM = 0.1
 """Weight of a batch in the running statistics of the batch norm: torch's own default."""
@@ -254,6 +259,9 @@ def resample(maps: Tensor, stride: float, output_stride: float, cells: Size) -> 
     factor = stride / output_stride
     if factor == 1 and tuple(maps.shape[-2:]) == cells:
         return maps
+    exact = Fraction(factor).limit_denominator(LARGEST_DENOMINATOR)
+    if exact.numerator & (exact.numerator - 1):  # not a power of two: the operator below would round positions
+        return read_between(read_between(maps, -2, exact, cells[0]), -1, exact, cells[1])
     # `interpolate` takes either a size or a factor. The operator below it takes both: the factor says where
     # the cells are, the size how many there are. Along an axis of equal sizes it would copy, whatever the
     # factor: one more cell keeps it from doing so.

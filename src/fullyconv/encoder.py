@@ -12,15 +12,14 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fullyconv.errors import UsageError
-from fullyconv.shapes import Features, Images, Size
+from fullyconv.shapes import Features, Images
+from fullyconv.sizes import as_fraction, pad_to_multiple, resize_by
 from fullyconv.weights import DownloadableWeights, PackagedWeights
 
 __all__ = [
@@ -32,10 +31,6 @@ __all__ = [
     "InputConvention",
     "ReceptiveField",
     "Tap",
-    "pad_to_multiple",
-    "padded_size",
-    "resize_by",
-    "scaled_size",
     "tensors_digest",
     "to_grey",
 ]
@@ -73,14 +68,20 @@ class ReceptiveField:
     Attributes:
         size: Side of the square in pixels.
         stride: Pixels between the squares of neighbouring cells.
+        start: First row and column of the square of cell (0, 0); below 0 where it sees padding.
     """
 
     size: int = 1
     stride: int = 1
+    start: int = 0
 
-    def through(self, kernel: int, stride: int = 1, dilation: int = 1) -> "ReceptiveField":
-        """The field after one more convolution or pooling."""
-        return ReceptiveField(self.size + (kernel - 1) * dilation * self.stride, self.stride * stride)
+    def through(self, kernel: int, stride: int = 1, dilation: int = 1, *, padding: int) -> "ReceptiveField":
+        """The field after one more convolution or pooling, with so many cells of padding at the top and left."""
+        return ReceptiveField(
+            self.size + (kernel - 1) * dilation * self.stride,
+            self.stride * stride,
+            self.start - padding * self.stride,
+        )
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,19 @@ class Tap:
         stride: Input pixels between neighbouring cells.
         channels: Channels of the feature map.
         receptive_field: Side of the square of input pixels that one cell sees.
+        field_start: First row and column of the square that cell (0, 0) sees, 0 or less.
     """
 
     name: str
     stride: int
     channels: int
     receptive_field: int
+    field_start: int = 0
+
+    @classmethod
+    def seeing(cls, name: str, field: ReceptiveField, channels: int) -> "Tap":
+        """A tap behind layers with this field."""
+        return cls(name, field.stride, channels, field.size, field.start)
 
 
 @dataclass(frozen=True)
@@ -264,7 +272,7 @@ class Encoder(nn.Module):
     def crop_grid(self) -> int:
         """Pixels of the original image between positions where every feature map has a cell edge."""
         # A crop of n * denominator pixels is n * numerator pixels at that scale.
-        return self.stride_grid * math.lcm(*(_fraction(scale).denominator for scale in self.scales))
+        return self.stride_grid * math.lcm(*(as_fraction(scale).denominator for scale in self.scales))
 
     @torch.no_grad()
     def forward(self, images: Images) -> Features:
@@ -345,63 +353,13 @@ def _check_scales(scales: Sequence[float]) -> None:
     for scale in scales:
         if not SMALLEST_SCALE <= scale <= LARGEST_SCALE:
             raise UsageError(f"a scale has to lie in {SMALLEST_SCALE:g}..{LARGEST_SCALE:g}, got {scale:g}")
-        if _fraction(scale).denominator > LARGEST_DENOMINATOR:
+        if as_fraction(scale).denominator > LARGEST_DENOMINATOR:
             raise UsageError(
                 f"a scale has to be a fraction with a denominator up to {LARGEST_DENOMINATOR}, got {scale}",
                 hint="use one such as 0.75, 1.25 or 1.5",
             )
     if not scales or len(set(scales)) < len(scales):
         raise UsageError(f"scales have to be at least one and differ, got {', '.join(map(str, scales))}")
-
-
-def _fraction(scale: float) -> Fraction:
-    """The decimal number that was meant: 1.1 is 11/10, which no float is."""
-    return Fraction(str(float(scale)))
-
-
-def resize_by(images: Tensor, scale: float) -> Tensor:
-    """Enlarge (or reduce) images by exactly `scale`, bilinearly.
-
-    Result pixel i is read at `(i + 0.5) / scale - 0.5`, clamped to the image, whatever the size: so the
-    feature maps of all scales stay aligned. Nothing is smoothed before it is reduced.
-
-    Args:
-        images: N x K x H x W float.
-        scale: Result pixels per input pixel.
-
-    Returns:
-        N x K x ceil(H * scale) x ceil(W * scale).
-    """
-    if scale == 1:
-        return images
-    ratio = _fraction(scale)
-    size = (images.shape[-2], images.shape[-1])
-    # interpolate() rounds sizes, and then ignores the scale where the rounded size is the old one. From multiples
-    # of the denominator it has nothing to round. Repeated edge pixels are what clamping reads beyond the image.
-    height, width = padded_size(size, ratio.denominator)
-    images = functional.pad(images, (0, width - size[1], 0, height - size[0]), mode="replicate")
-    scaled = int(height * ratio), int(width * ratio)
-    images = functional.interpolate(images, scaled, mode="bilinear", align_corners=False)
-    rows, columns = scaled_size(size, scale)
-    return images[..., :rows, :columns]
-
-
-def scaled_size(size: Size, scale: float) -> Size:
-    """The (height, width) to which `resize_by` brings images of `size`."""
-    ratio = _fraction(scale)
-    return math.ceil(size[0] * ratio), math.ceil(size[1] * ratio)
-
-
-def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """Pad N x K x H x W with zeros at the bottom and right until both sides are multiples of `multiple`."""
-    height, width = padded_size((images.shape[-2], images.shape[-1]), multiple)
-    return functional.pad(images, (0, width - images.shape[-1], 0, height - images.shape[-2]))
-
-
-def padded_size(size: Size, multiple: int) -> Size:
-    """Round a (height, width) up to multiples of `multiple`."""
-    height, width = size
-    return math.ceil(height / multiple) * multiple, math.ceil(width / multiple) * multiple
 
 
 def tensors_digest(tensors: dict[str, Tensor], header: str = "") -> str:

@@ -20,7 +20,7 @@ from fullyconv.charts import contributions_figure
 from fullyconv.class_table import ClassTable
 from fullyconv.config import config_from_mapping
 from fullyconv.decoders import DECODER_NAMES
-from fullyconv.encoder import EncoderNetwork, FeatureSpec, Tap, padded_size, scaled_size
+from fullyconv.encoder import EncoderNetwork, FeatureSpec, Tap
 from fullyconv.encoders import CAE_PREFIX, ENCODER_NAMES, is_cae
 from fullyconv.errors import UsageError
 from fullyconv.images import show_path
@@ -28,6 +28,7 @@ from fullyconv.model import FCN, build_model
 from fullyconv.model_file import load_model
 from fullyconv.pictures import colorize, sheet
 from fullyconv.shapes import Image, Size
+from fullyconv.sizes import padded_size, scaled_size
 from fullyconv.stages import FixedMap, Outline, Sizes
 
 __all__ = [

@@ -19,18 +19,19 @@ from fullyconv.dataset import Dataset, Sample
 from fullyconv.decoder import read_points
 from fullyconv.device import instruction_set
 from fullyconv.draws import draw_pixels
-from fullyconv.encoder import Encoder, padded_size
+from fullyconv.encoder import Encoder
 from fullyconv.errors import DataError
 from fullyconv.feature_cache import FeatureCache, entry_key, to_half
 from fullyconv.images import show_path
 from fullyconv.shapes import Features, Image, Mask, Points, Size
+from fullyconv.sizes import padded_size
 from fullyconv.transforms import PLAIN, View
 
 __all__ = ["FeatureReader"]
 
 T = TypeVar("T")
 
-PREPROCESSING_VERSION = 2
+PREPROCESSING_VERSION = 3
 """Raised whenever the way from a file's bytes to an entry of the cache changes: reading, views, what the encoder
 does around its network, drawing and reading points, rounding."""
 

@@ -25,7 +25,7 @@ from fullyconv.charts import curves
 from fullyconv.checkpoint import load_newest, save_checkpoint
 from fullyconv.config import PretrainConfig
 from fullyconv.device import choose_device, set_threads
-from fullyconv.encoder import padded_size, to_grey
+from fullyconv.encoder import to_grey
 from fullyconv.encoders.cae import CAE, PRESETS, save_cae
 from fullyconv.errors import DataError, TrainingError, UsageError
 from fullyconv.images import read_image, verify_image
@@ -34,6 +34,7 @@ from fullyconv.predict import find_images
 from fullyconv.progress import Progress, Silent, duration
 from fullyconv.run_folder import RunFolder
 from fullyconv.shapes import Image, Size
+from fullyconv.sizes import padded_size
 from fullyconv.train import one_cycle
 
 __all__ = ["PretrainResult", "pretrain", "reconstruct"]

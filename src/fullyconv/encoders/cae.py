@@ -192,10 +192,11 @@ class CAENetwork(EncoderNetwork):
         taps, field = [], ReceptiveField()
         for number, width in enumerate(architecture.widths, start=1):
             self.stages.append(nn.Conv2d(channels, width, architecture.kernel, stride))
-            field, channels = field.through(architecture.kernel, stride), width
+            padding = same_padding(stride, architecture.kernel, stride)[0]  # of every multiple of the stride
+            field, channels = field.through(architecture.kernel, stride, padding=padding), width
             if architecture.down == "pool":
-                field = field.through(2, 2)
-            taps.append(Tap(f"down{number}", field.stride, width, field.size))
+                field = field.through(2, 2, padding=0)
+            taps.append(Tap.seeing(f"down{number}", field, width))
         self.taps = tuple(taps)
 
     def forward(self, images: Tensor, strides: Sequence[int]) -> list[Tensor]:

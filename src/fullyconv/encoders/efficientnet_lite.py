@@ -131,15 +131,16 @@ class EfficientNetLite(EncoderNetwork):
         self.name = f"efficientnet_lite{number}"
         self.stem = ConvNorm(3, STEM_CHANNELS, kernel=3, stride=2)
         self.stages = nn.ModuleDict()
-        field, channels = ReceptiveField().through(3, 2), STEM_CHANNELS
+        field, channels = ReceptiveField().through(3, 2, padding=same_padding(2, 3, 2)[0]), STEM_CHANNELS
         ends: dict[int, Tap] = {}
         for place, stage in enumerate(scaled_stages(width, depth), start=1):
             blocks = nn.Sequential()
             for stride in (stage.stride,) + (1,) * (stage.blocks - 1):
                 blocks.append(Block(channels, stage.channels, stage.kernel, stride, stage.expansion))
-                field, channels = field.through(stage.kernel, stride), stage.channels
+                padding = same_padding(stride, stage.kernel, stride)[0]  # of every multiple of the stride
+                field, channels = field.through(stage.kernel, stride, padding=padding), stage.channels
             self.stages[str(place)] = blocks
-            ends[field.stride] = Tap(f"stage{place}", field.stride, channels, field.size)
+            ends[field.stride] = Tap.seeing(f"stage{place}", field, channels)
         self.taps = tuple(tap for stride, tap in ends.items() if stride >= FINEST_STRIDE)
 
     def forward(self, images: Tensor, strides: Sequence[int]) -> list[Tensor]:

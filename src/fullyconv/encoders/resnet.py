@@ -83,7 +83,7 @@ class Block(nn.Module):
     def seen_from(self, field: ReceptiveField) -> ReceptiveField:
         """The field after this block of what has a field in front of it."""
         for kernel, stride, dilation in self.shapes:
-            field = field.through(kernel, stride, dilation)
+            field = field.through(kernel, stride, dilation, padding=dilation * (kernel // 2))
         return field
 
 
@@ -116,7 +116,8 @@ class ResNet(EncoderNetwork):
         self.conv1 = nn.Conv2d(3, STEM_CHANNELS, 7, 2, padding=3, bias=False)
         self.bn1 = FixedNorm(STEM_CHANNELS, NORM_EPSILON)
         self.maxpool = nn.MaxPool2d(3, 2, padding=1)
-        field, channels, dilation = ReceptiveField().through(7, 2).through(3, 2), STEM_CHANNELS, 1
+        field = ReceptiveField().through(7, 2, padding=3).through(3, 2, padding=1)
+        channels, dilation = STEM_CHANNELS, 1
         taps: list[Tap] = []
         for number, (width, stride, count) in enumerate(zip(WIDTHS, STRIDES, stages, strict=True), start=1):
             stage = nn.Sequential()
@@ -131,7 +132,7 @@ class ResNet(EncoderNetwork):
                 stage.append(block)
                 field, channels = block.seen_from(field), block.out_channels
             self.add_module(f"layer{number}", stage)
-            taps.append(Tap(f"layer{number}", field.stride, channels, field.size))
+            taps.append(Tap.seeing(f"layer{number}", field, channels))
         self.taps = tuple(taps)
 
     def forward(self, images: Tensor, strides: Sequence[int]) -> list[Tensor]:

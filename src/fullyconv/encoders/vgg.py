@@ -44,10 +44,10 @@ class VGG16(EncoderNetwork):
         for number, widths in enumerate(CONVOLUTIONS, start=1):
             for width in widths:
                 layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
-                field, channels = field.through(3), width
+                field, channels = field.through(3, padding=1), width
             layers.append(nn.MaxPool2d(2, 2))
-            field = field.through(2, 2)
-            taps.append(Tap(f"maxp{number}", field.stride, channels, field.size))
+            field = field.through(2, 2, padding=0)
+            taps.append(Tap.seeing(f"maxp{number}", field, channels))
         self.features = nn.Sequential(*layers)
         self.taps = tuple(taps[1:])
 
