@@ -27,6 +27,8 @@ def pages():
     """All pages by file name. A folder of the package has one page for all its files."""
     found = {"cli.md": CLI_HEAD + command_sections(get_command(app), "fullyconv")}
     for path in sorted(SOURCE.iterdir()):
+        if path.name == "commands":
+            continue  # cli.md has what they say
         if (path / "__init__.py").exists():
             families = sorted(file.stem for file in path.glob("[!_]*.py"))
             found[f"{path.name}.md"] = module_page(path.name, *(f"{path.name}.{family}" for family in families))

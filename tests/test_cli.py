@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +18,7 @@ from fullyconv import cli
 from fullyconv.config import TrainConfig, read_config
 from fullyconv.encoders import build_network, vgg
 from fullyconv.synthetic import write_dataset
+from fullyconv.tiles import Halo
 from fullyconv.weights import DownloadableWeights
 
 QUICK = ["--steps", "0", "--epochs", "2", "--hidden", "0", "--scales", "1", "--pixels", "64", "--threads", "1"]
@@ -75,9 +77,33 @@ def test_predict_writes_masks_and_overlays(model, data, tmp_path, monkeypatch, c
 
 def test_info_describes_the_model(model, monkeypatch, capsys):
     assert run(monkeypatch, "info", model) == 0
-    assert "efficientnet_lite0" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "efficientnet_lite0" in printed
+    assert "426 px above and left, 457 px below and right; tiles begin on a grid of 32 px" in printed
+    assert "10000 x 10000 px with " in printed
     assert run(monkeypatch, "info", model, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["decoder"]["name"] == "practical"
+    described = json.loads(capsys.readouterr().out)
+    assert described["decoder"]["name"] == "practical"
+    assert described["tiling"]["halo"] == [426, 457]
+    assert described["tiling"]["recomputed"] >= 0
+
+
+def test_predict_cuts_images_into_tiles_and_verifies_them(model, tmp_path, monkeypatch, capsys):
+    draw = np.random.default_rng(0)
+    Image.fromarray(draw.integers(0, 256, (192, 1100, 3), dtype=np.uint8)).save(tmp_path / "wide.png")
+    for out, more in (("whole", []), ("tiles", ["--tile", "64", "--no-overlay"])):
+        assert run(monkeypatch, "predict", model, tmp_path / "wide.png", "-o", tmp_path / out, *more) == 0
+    whole, tiled = (Image.open(tmp_path / out / "wide.png").tobytes() for out in ("whole", "tiles"))
+    assert whole == tiled
+    words = ["predict", model, tmp_path / "wide.png", "--verify-tiling"]
+    capsys.readouterr()
+    assert run(monkeypatch, *words, "--tile", "64") == 0
+    assert "54 tiles of 64 x 64 px, halo 426 px above and left" in capsys.readouterr().out
+    assert run(monkeypatch, *words, "--tile", "128") == 2
+    assert "expected at least 3 x 3 tiles, an image of 192 x 1100 px has 2 x 9" in capsys.readouterr().err
+    monkeypatch.setattr("fullyconv.model.FCN.halo", Halo(0, 0))
+    assert run(monkeypatch, *words, "--tile", "64") == 1
+    assert "wide.png: the tiles differ from the whole image" in capsys.readouterr().err
 
 
 def test_explain_prints_a_model_file_and_measures_its_strides(model, data, tmp_path, monkeypatch, capsys):
@@ -135,6 +161,11 @@ def test_the_cache_is_shown_and_emptied(model, monkeypatch, capsys):
         (["evaluate", "DATA/classes.txt", "DATA"], "classes.txt"),
         (["evaluate", "MODEL", "DATA", "--split", "nosuch"], "nosuch"),
         (["predict", "MODEL", "nothing-here", "-o", "OUT"], "no image found at nothing-here"),
+        (
+            ["predict", "MODEL", "DATA/images", "-o", "OUT", "--memory", "lots"],
+            "expected an amount of memory",
+        ),
+        (["predict", "MODEL", "DATA/images"], "expected a folder for the masks, got none (name it with -o DIR)"),
         (["explain", "nothing-here"], "expected a model file or ENCODER+DECODER, got nothing-here"),
         (["explain", "MODEL", "--classes", "3"], "a model file has its own settings, got --classes"),
         (["explain", "vgg16+fcn", "--size", "12"], "--size has to be HEIGHTxWIDTH in pixels, got '12'"),

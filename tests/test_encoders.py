@@ -521,4 +521,4 @@ def test_the_documented_taps_are_the_declared_ones(networks):
     rows = [line.replace("`", "").strip("| ").split(" | ") for line in page.read_text("utf-8").splitlines()]
     documented = {name: [tuple(row[1:]) for row in rows if row[0] == name] for name in ENCODER_NAMES}
     for name, network in networks.items():
-        assert documented[name] == [tuple(map(str, dataclasses.astuple(tap))) for tap in network.taps]
+        assert documented[name] == [tuple(map(str, dataclasses.astuple(tap)[:4])) for tap in network.taps]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Images
 from fullyconv.sizes import as_fraction, pad_to_multiple, resize_by
+from fullyconv.tiles import Halo
 from fullyconv.weights import DownloadableWeights, PackagedWeights
 
 __all__ = [
@@ -273,6 +274,17 @@ class Encoder(nn.Module):
         """Pixels of the original image between positions where every feature map has a cell edge."""
         # A crop of n * denominator pixels is n * numerator pixels at that scale.
         return self.stride_grid * math.lcm(*(as_fraction(scale).denominator for scale in self.scales))
+
+    @property
+    def reach(self) -> Halo:
+        """How far any of the features reaches beyond the pixels of its own cell."""
+        before, after = [0], [0]
+        for spec in self.specs:
+            tap, resized = spec.tap, spec.scale != 1  # a resized pixel is read from two
+            before.append(math.ceil(-tap.field_start / as_fraction(spec.scale)) + resized)
+            beyond = tap.field_start + tap.receptive_field - tap.stride
+            after.append(math.ceil(beyond / as_fraction(spec.scale)) + resized)
+        return Halo(max(before), max(after))
 
     @torch.no_grad()
     def forward(self, images: Images) -> Features:

@@ -2,10 +2,12 @@
 
 import copy
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fullyconv.class_table import ClassTable
@@ -18,6 +20,7 @@ from fullyconv.encoders import bare_network, build_network, is_cae, open_cae
 from fullyconv.encoders.cae import CAE
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Images, Logits, Size
+from fullyconv.tiles import Halo
 from fullyconv.upsample import upsample_logits
 
 __all__ = ["FCN", "build_model", "describe"]
@@ -154,6 +157,18 @@ class FCN(nn.Module):
             "training": self.training_record,
         }
 
+    @property
+    def halo(self) -> Halo:
+        """How far the logits of a pixel reach beyond it, in pixels: nothing farther away changes a bit of them."""
+        reach = self.encoder.reach
+        own = math.ceil(self.decoder.halo_cells * max(spec.stride for spec in self.decoder.specs))
+        return Halo(own + reach.before, own + reach.after)
+
+    @property
+    def tile_grid(self) -> int:
+        """Pixels between the positions at which a part of an image can begin and give the bits of the whole."""
+        return math.lcm(self.encoder.crop_grid, self.decoder.output_stride)
+
     def forward(self, images: Images) -> Logits:
         """Compute logits at every pixel.
 
@@ -170,12 +185,18 @@ class FCN(nn.Module):
         return logits
 
     def features(self, images: Images) -> Features:
-        """Compute the encoder's features in float32, laid out as in the feature cache: the same bits follow."""
-        return [maps.float().contiguous() for maps in self.encoder(images)]
+        """Compute the encoder's features in float32."""
+        return [maps.float() for maps in self.encoder(images)]
 
     def logits(self, features: Features, size: Size) -> Tensor:
-        """Compute logits at the decoder's output stride for images of (height, width) `size`."""
-        logits: Tensor = self.decoder(features, size)
+        """Compute logits at the decoder's output stride for images of (height, width) `size`.
+
+        However the features are laid out in memory, the decoder gets them channels last: so the logits are, bit
+        for bit, those from the feature cache, and those of a part of an image are those of the whole.
+        """
+        logits: Tensor = self.decoder(
+            [maps.contiguous(memory_format=torch.channels_last) for maps in features], size
+        )
         return logits
 
 

@@ -1,0 +1,44 @@
+"""Arguments that several verbs take, and what they say of them."""
+
+import typing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+if typing.TYPE_CHECKING:
+    from fullyconv.dataset import Dataset
+    from fullyconv.model import FCN
+    from fullyconv.progress import Console
+
+__all__ = ["Data", "Device", "Json", "Model", "Precision", "measured_split"]
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file, such as RUN/best.safetensors.")]
+Data = Annotated[
+    Path,
+    typer.Argument(
+        metavar="DATA", help="A folder with images/ and masks/, CamVid, PASCAL VOC, arrays, or a list of pairs."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Precision = Annotated[str, typer.Option(help="Of the encoder: auto, float32 or bfloat16.")]
+
+
+def measured_split(
+    dataset: "Dataset", split: str | None, model: "FCN", console: "Console", most: int | None = None
+) -> tuple["Dataset", str]:
+    """Choose what to measure on, and say what was assumed, which split it is, and whether it was learned from."""
+    from fullyconv.evaluate import choose_split
+
+    chosen = choose_split(dataset, split, model.training_record)
+    for note in dataset.notes:
+        console.say(note)
+    measured = next(iter(chosen.splits)) if len(chosen.splits) == 1 else "all"
+    console.say(f"measuring {min(len(chosen), most or len(chosen))} images ({measured})")
+    if split is None and measured not in ("test", "val"):
+        console.say(
+            "WARNING: there is no test or val split: images that the model was trained on may be among them; "
+            "--split val measures those that its training held out"
+        )
+    return chosen, measured

@@ -1,0 +1,46 @@
+"""fullyconv evaluate."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fullyconv.commands.arguments import Data, Device, Json, Model, Precision, measured_split
+
+__all__ = ["evaluate"]
+
+
+def evaluate(
+    model: Model,
+    data: Data,
+    split: Annotated[
+        str | None, typer.Option(help="train, val, test or all.", show_default="test, else val, else all")
+    ] = None,
+    matrix: Annotated[
+        Path | None, typer.Option(metavar="PNG", help="Write the confusion matrix as a picture.")
+    ] = None,
+    as_json: Json = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Measure a model on a data set: the four metrics, and each class."""
+    from fullyconv.charts import confusion_figure
+    from fullyconv.dataset import Dataset
+    from fullyconv.evaluate import evaluate as run_evaluation
+    from fullyconv.pictures import save_picture
+    from fullyconv.predict import Predictor
+    from fullyconv.progress import Console
+
+    console = Console()
+    predictor = Predictor(model, device=device, precision=precision)
+    dataset = Dataset.open(data, class_table=predictor.class_table)
+    chosen, measured = measured_split(dataset, split, predictor.model, console)
+    report = run_evaluation(predictor, chosen, progress=console)
+    if matrix is not None:
+        save_picture(confusion_figure(report.counts, predictor.class_table.names), matrix)
+    if as_json:
+        sys.stdout.write(json.dumps({**report.to_json(), "split": measured}, allow_nan=False) + "\n")
+    else:
+        sys.stdout.write(report.table() + "\n")

@@ -1,0 +1,57 @@
+"""fullyconv info."""
+
+import json
+import sys
+import typing
+from typing import Any
+
+from fullyconv.commands.arguments import Json, Model
+
+if typing.TYPE_CHECKING:
+    from fullyconv.predict import Predictor
+
+__all__ = ["info"]
+
+EXAMPLE = (10_000, 10_000)
+"""Size of the image for which it is said how it would be cut."""
+
+
+def info(model: Model, as_json: Json = False) -> None:
+    """Describe a model file, and how a large image would be cut into tiles."""
+    from fullyconv.memory import shown_bytes
+    from fullyconv.model import describe
+    from fullyconv.model_file import read_description
+    from fullyconv.predict import Predictor
+
+    description = read_description(model)
+    found = _tiling(Predictor(model))
+    if as_json:
+        sys.stdout.write(json.dumps({**description, "tiling": found}, allow_nan=False) + "\n")
+        return
+    before, after = found["halo"]
+    rows, columns = EXAMPLE
+    sys.stdout.write(
+        f"{describe(description)}\n"
+        f"halo             {before} px above and left, {after} px below and right; tiles begin on a grid of "
+        f"{found['grid']} px\n"
+        f"tiles            {rows} x {columns} px with {shown_bytes(found['memory'])} (--memory), "
+        f"{found['bytes_per_pixel']:.0f} bytes a pixel: {found['tiles']} of "
+        f"{' x '.join(map(str, found['sides']))} px, {found['recomputed']:.0%} computed twice\n"
+    )
+
+
+def _tiling(predictor: "Predictor") -> dict[str, Any]:
+    """How far the model sees, and what becomes of a large image with the memory that is there."""
+    from fullyconv.tiles import share_computed
+
+    tiles = predictor.tiles(EXAMPLE)
+    halo = predictor.model.halo
+    return {
+        "halo": [halo.before, halo.after],
+        "grid": predictor.model.tile_grid,
+        "bytes_per_pixel": round(predictor.bytes_per_pixel, 1),
+        "memory": predictor.memory,
+        "tiles": len(tiles),
+        "sides": list(tiles[0].area.size),
+        "recomputed": round(share_computed(tiles) - 1, 4),
+    }

@@ -1,0 +1,99 @@
+"""fullyconv predict."""
+
+import sys
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fullyconv.commands.arguments import Device, Model, Precision
+from fullyconv.errors import FullyConvError, UsageError, show_path
+
+if typing.TYPE_CHECKING:
+    from fullyconv.predict import Predictor
+
+__all__ = ["predict"]
+
+
+def predict(
+    model: Model,
+    inputs: Annotated[
+        list[str], typer.Argument(metavar="INPUT...", help="Images, folders, globs or .npy arrays.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Where masks and overlays go.")
+    ] = None,
+    overlay: Annotated[bool, typer.Option(help="Write an overlay with a legend beside each mask.")] = True,
+    probabilities: Annotated[
+        bool,
+        typer.Option("--probabilities", help="Write class probabilities as C x H x W float16 .npz, too."),
+    ] = False,
+    lecture: Annotated[
+        bool,
+        typer.Option("--lecture", help="Write the lecture's figures, too: class maps, mask alone, pasted mask."),
+    ] = False,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="What features may take, such as 800MB or 2GB: larger images are cut into tiles.",
+            show_default="half of what is available",
+        ),
+    ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="PX", help="Side of the tiles, rounded up to the grid.", show_default="by memory"
+        ),
+    ] = None,
+    verify_tiling: Annotated[
+        bool,
+        typer.Option("--verify-tiling", help="Compare tiles with the whole image, pixel by pixel; write nothing."),
+    ] = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Predict masks of images."""
+    from fullyconv.memory import parsed_bytes
+    from fullyconv.predict import Predictor, find_images, predict_files
+    from fullyconv.progress import Console
+
+    console = Console()
+    predictor = Predictor(
+        model,
+        device=device,
+        precision=precision,
+        memory=None if memory is None else parsed_bytes(memory),
+        tile=tile,
+    )
+    images = find_images(inputs)
+    if verify_tiling:
+        _verify(predictor, images.values())
+        return
+    if out is None:
+        raise UsageError("expected a folder for the masks, got none", hint="name it with -o DIR")
+    written = predict_files(
+        predictor,
+        images,
+        out,
+        overlay=overlay,
+        probabilities=probabilities,
+        lecture=lecture,
+        progress=console,
+    )
+    console.say(f"{written} masks in {out}")
+
+
+def _verify(predictor: "Predictor", images: Iterable[Path]) -> None:
+    """Say for each image whether its tiles give the mask of the whole."""
+    from fullyconv.images import read_image
+    from fullyconv.verify import verify_tiling
+
+    reports = [(path, verify_tiling(predictor, read_image(path))) for path in images]
+    for path, report in reports:
+        sys.stdout.write(f"{show_path(path)}: {report}\n")
+    wrong = [path for path, report in reports if not report.exact]
+    if wrong:
+        raise FullyConvError(f"{show_path(wrong[0])}: the tiles differ from the whole image")

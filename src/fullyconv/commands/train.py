@@ -1,0 +1,65 @@
+"""fullyconv train."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fullyconv.commands.arguments import Data
+from fullyconv.config import RECIPES, TrainConfig, config_from_mapping
+from fullyconv.errors import UsageError
+from fullyconv.options import run_settings, with_options
+
+__all__ = ["train"]
+
+
+@with_options(TrainConfig)
+def train(
+    data: Data,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="RUN", help="The run folder.", show_default="runs/<data>-<n>"),
+    ] = None,
+    recipe: Annotated[str, typer.Option(help=f"Named settings: {', '.join(RECIPES)}.")] = "default",
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Settings from a TOML file, such as a run's config.toml."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in RUN.")] = False,
+    start_from: Annotated[
+        Path | None, typer.Option("--from", metavar="MODEL", help="Start from the decoder of a model file.")
+    ] = None,
+    cache: Annotated[bool, typer.Option(help="Keep features on disk.")] = True,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Download nothing: pretrained weights have to be on this machine.")
+    ] = False,
+    **options: Any,
+) -> None:
+    """Train a model on a folder of images and masks."""
+    from fullyconv.dataset import Dataset
+    from fullyconv.progress import Console
+    from fullyconv.run_folder import next_run_folder
+    from fullyconv.train import train as run_training
+
+    if resume and out is None:
+        raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
+    folder = out or next_run_folder(data)
+    elsewhere = {"recipe": recipe != "default", "from": start_from is not None}
+    values, source = run_settings(TrainConfig, options, config, folder, resume, **elsewhere)
+    settings = config_from_mapping(values, base=recipe, source=source)
+    console = Console()
+    if settings.encoder_weights == "none":
+        console.say(f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks")
+    dataset = Dataset.open(data, classes=settings.classes, ignore=settings.ignore)
+    result = run_training(
+        dataset,
+        folder,
+        settings,
+        resume=resume,
+        start_from=start_from,
+        use_cache=cache,
+        offline=offline,
+        progress=console,
+    )
+    console.say(f"best val mean IoU {result.report.mean_iou:.4f}; the model is {result.model}")
+    console.say(f"next: fullyconv predict {result.model} IMAGES -o masks")
