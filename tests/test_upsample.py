@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from fullyconv import upsample
+from fullyconv.memory import peak_bytes
 from fullyconv.upsample import bilinear_kernel, bilinear_upsampling, pixel_logits, predict_mask, upsample_logits
 
 
@@ -37,16 +38,78 @@ def test_upsampled_logits_follow_the_definition_at_every_pixel(stride):
         assert upsampled[0, channel, row, column].item() == pytest.approx(expected, abs=1e-5)
 
 
+def differing(mask, logits, stride, size):
+    """Pixels that differ from the argmax of float64 logits, and how many of them lie beyond 4 float32 ulp."""
+    upsampled = upsample_logits(logits.double(), stride, size)
+    different = mask.long() != upsampled.argmax(1)
+    best, second = upsampled.topk(2, dim=1).values.unbind(1) if logits.shape[1] > 1 else (upsampled[:, 0],) * 2
+    near = best - second <= 4 * 2.0**-23 * logits.abs().max()
+    return int(different.sum()), int((different & ~near).sum())
+
+
+def smooth(count, classes, height, width):
+    """Logits with regions, as networks give them."""
+    coarse = torch.randn(count, classes, height // 6 + 2, width // 6 + 2)
+    return functional.interpolate(coarse, (height, width), mode="bilinear")
+
+
 @pytest.mark.parametrize("values", [1, 500, 4_000_000])
 @pytest.mark.parametrize(
-    ("stride", "size"), [(1, (9, 5)), (4, (33, 20)), (8, (70, 1)), (3, (1, 15)), (32, (65, 96))]
+    ("stride", "size"), [(1, (9, 5)), (2, (31, 8)), (4, (33, 20)), (8, (70, 1)), (3, (1, 15)), (32, (65, 96))]
 )
-def test_a_predicted_mask_is_the_argmax_of_the_upsampled_logits(monkeypatch, values, stride, size):
+@pytest.mark.parametrize("kind", [torch.randn, smooth])
+def test_a_predicted_mask_is_the_argmax_of_the_upsampled_logits(monkeypatch, values, stride, size, kind):
     monkeypatch.setattr(upsample, "BAND_VALUES", values)
-    logits = torch.randn(2, 5, -(-size[0] // stride) + 1, -(-size[1] // stride))
+    monkeypatch.setattr(upsample, "CHUNK_VALUES", values)
+    logits = kind(2, 5, -(-size[0] // stride) + 1, -(-size[1] // stride))
     mask = predict_mask(logits, stride, size)
     assert mask.dtype == torch.uint8
-    assert torch.equal(mask.long(), upsample_logits(logits, stride, size).argmax(1))
+    assert mask.shape == (2, *size)
+    assert differing(mask, logits, stride, size)[1] == 0
+
+
+@pytest.mark.parametrize("classes", [1, 2, 21, 150, 256])
+@pytest.mark.parametrize("stride", [3, 4, 7, 8, 12])
+@pytest.mark.parametrize("borders", [0.0, 0.5, 1.0])
+def test_blocks_and_single_pixels_agree_for_any_number_of_classes(monkeypatch, classes, stride, borders):
+    monkeypatch.setattr(upsample, "MOST_BORDERS", borders)  # 0: every pixel, 1: only blocks on borders
+    logits = smooth(1, classes, 13, 17)
+    size = (13 * stride - 2, 17 * stride - 1)
+    mask = predict_mask(logits, stride, size)
+    different, wrong = differing(mask, logits, stride, size)
+    assert wrong == 0
+    assert different < 4
+
+
+def test_more_than_256_classes_make_a_mask_of_16_bits():
+    logits = smooth(1, 300, 9, 9)
+    mask = predict_mask(logits, 8, (70, 72))
+    assert mask.dtype == torch.uint16
+    assert mask.int().max() > 255
+    assert differing(mask.int(), logits, 8, (70, 72))[1] == 0
+
+
+@pytest.mark.parametrize("worst", [math.nan, math.inf, -math.inf])
+def test_logits_that_are_no_numbers_spoil_only_what_is_near(worst):
+    logits = smooth(1, 5, 40, 12)
+    whole = predict_mask(logits, 8, (320, 96))
+    logits[0, 2, 5, 5] = worst
+    spoilt = predict_mask(logits, 8, (320, 96))
+    assert torch.equal(spoilt[:, 64:], whole[:, 64:])
+    assert torch.equal(spoilt[:, :32], whole[:, :32])
+
+
+def test_masks_are_the_same_however_the_logits_are_laid_out():
+    logits = smooth(2, 7, 20, 30)
+    turned = logits.to(memory_format=torch.channels_last)
+    assert torch.equal(predict_mask(logits, 8, (160, 240)), predict_mask(turned, 8, (160, 240)))
+
+
+def test_a_part_of_the_logits_gives_that_part_of_the_mask():
+    logits = smooth(1, 7, 60, 40)
+    whole = predict_mask(logits, 8, (480, 320))
+    part = predict_mask(logits[:, :, 19:42, 9:32], 8, (184, 184))
+    assert torch.equal(part[0, 8:-8, 8:-8], whole[0, 160:328, 80:248])
 
 
 def test_the_mask_takes_the_lowest_index_of_equal_logits():
@@ -55,20 +118,13 @@ def test_the_mask_takes_the_lowest_index_of_equal_logits():
     assert (predict_mask(torch.zeros(1, 4, 3, 3), 4, (12, 12)) == 0).all()
 
 
-def test_full_size_logits_exist_for_one_band_at_a_time(monkeypatch):
-    largest = 0
-    genuine = upsample.upsample_logits
-
-    def watch(logits, output_stride, size):
-        nonlocal largest
-        largest = max(largest, logits.numel() * output_stride**2)
-        return genuine(logits, output_stride, size)
-
-    monkeypatch.setattr(upsample, "BAND_VALUES", 2_000)
-    monkeypatch.setattr(upsample, "upsample_logits", watch)
-    predict_mask(torch.randn(1, 3, 50, 4), 4, (200, 16))
-    # A band of 2,000 values is ten rows of cells; one more on each side is interpolated with it.
-    assert largest <= 12 * (3 * 4 * 4**2)
+@pytest.mark.parametrize("kind", [torch.randn, smooth])
+def test_full_size_logits_are_never_there(kind):
+    logits = kind(1, 40, 60, 100)
+    size = (480, 800)
+    assert peak_bytes(lambda: upsample_logits(logits, 8, size)) >= 40 * 480 * 800 * 4
+    mask = 480 * 800
+    assert peak_bytes(lambda: predict_mask(logits, 8, size)) < mask + 40 * 10**6
 
 
 def read_whole(logits, stride, rows, columns):

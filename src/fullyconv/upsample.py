@@ -5,6 +5,8 @@ at `r + 0.5`, which is `(r + 0.5) / s - 0.5` in cells. Pixels beyond the outermo
 there. This is `interpolate(mode="bilinear", align_corners=False)`; everything here agrees with it.
 """
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,7 +16,16 @@ from fullyconv.shapes import Logits, Masks, Size
 __all__ = ["bilinear_kernel", "bilinear_upsampling", "pixel_logits", "predict_mask", "upsample_logits"]
 
 BAND_VALUES = 4_000_000
-"""Full-size logits that `predict_mask` holds at a time (16 MB in float32)."""
+"""Full-size logits that are held at a time where all of a band are computed (16 MB in float32)."""
+
+CHUNK_VALUES = 2_000_000
+"""Logits that are held at a time where only blocks on borders between classes are computed."""
+
+LEAST_STRIDE = 3
+"""Below it there are so few pixels between cells that computing all of them is as fast."""
+
+MOST_BORDERS = 0.5
+"""Share of blocks on borders between classes from which on all pixels of a band are computed."""
 
 
 def upsample_logits(logits: Logits, output_stride: int, size: Size) -> Logits:
@@ -37,43 +48,159 @@ def upsample_logits(logits: Logits, output_stride: int, size: Size) -> Logits:
 def predict_mask(logits: Logits, output_stride: int, size: Size) -> Masks:
     """Give each pixel the class with the highest upsampled logit; of equal ones the lowest index.
 
-    Works on bands of rows, so that full-size logits exist only for one band at a time. The result is that of
-    `upsample_logits(...).argmax(1)`.
+    The result is that of `upsample_logits(...).argmax(1)`, but where the two best logits lie within a few units of
+    float32's last place. Full-size logits are never built. Between the centres of four cells lies a *block* of
+    pixels, whose logits are weighted means of these cells, with the same weights for every class. So:
+
+    - Where one class is the best of all four cells it is the best of every pixel between them, and nothing is
+      computed.
+    - Elsewhere only classes count whose highest cell is not below the lowest cell of another one.
 
     Args:
-        logits: N x C x h x w, covering the image; at most 255 classes.
+        logits: N x C x h x w, covering the image.
         output_stride: Pixels between neighbouring logits.
         size: (height, width) of the image in pixels.
 
     Returns:
-        N x height x width, uint8 class indices.
+        N x height x width class indices, uint8, or uint16 where there are more than 256 classes.
     """
-    height, width = size
-    cells = -(-height // output_stride)
-    logits = logits.contiguous()  # Class by class: the comparison below reads whole planes.
-    mask = torch.empty((len(logits), height, width), dtype=torch.uint8, device=logits.device)
-    band = max(1, BAND_VALUES // max(1, logits[:, :, 0].numel() * output_stride**2))
-    for start in range(0, cells, band):
-        stop = min(start + band, cells)
-        # One cell more on each side: the rows of a band are interpolated with their neighbours.
-        above, below = min(start, 1), min(logits.shape[-2] - stop, 1)
-        cut = logits[:, :, start - above : stop + below]
-        rows = min(stop * output_stride, height) - start * output_stride
-        upsampled = upsample_logits(cut, output_stride, (above * output_stride + rows, width))
-        mask[:, start * output_stride : start * output_stride + rows] = _first_maximum(
-            upsampled[:, :, above * output_stride :]
-        )
-    return mask
+    kind = torch.uint8 if logits.shape[1] <= 256 else torch.int32
+    mask = torch.empty((len(logits), *size), dtype=kind, device=logits.device)
+    by_blocks = output_stride >= LEAST_STRIDE and logits.device.type == "cpu"
+    for image, result in zip(logits, mask, strict=True):
+        if by_blocks:
+            _fill_by_blocks(result, image, output_stride)
+        else:
+            _fill_every_pixel(result, image, output_stride, 0, size[0])
+    return mask if kind == torch.uint8 else mask.to(torch.uint16)
+
+
+def _fill_every_pixel(mask: Tensor, logits: Tensor, stride: int, first: int, last: int) -> None:
+    """Fill rows of a mask by computing the logits of all their pixels.
+
+    Bands of cell rows are interpolated to the width of the mask once; of those, one row of each block at a time.
+
+    Args:
+        mask: height x width.
+        logits: C x h x w.
+        stride: Pixels between neighbouring logits.
+        first: The first row.
+        last: The row behind the last one.
+    """
+    before = (stride + 1) // 2  # pixels of the first blocks that lie beyond the image
+    width = mask.shape[1]
+    band = max(1, BAND_VALUES // (3 * len(logits) * width))
+    for start in range((first + before) // stride, -(-(last + before) // stride), band):
+        stop = min(start + band, -(-(last + before) // stride))
+        upper = torch.arange(start - 1, stop - 1, device=logits.device).clamp(0, logits.shape[1] - 1)
+        lower = torch.arange(start, stop, device=logits.device).clamp(0, logits.shape[1] - 1)
+        origin = int(upper[0])
+        cut = logits[None, :, origin : int(lower[-1]) + 1].float()
+        wide = functional.interpolate(cut, scale_factor=(1, stride), mode="bilinear", align_corners=False)[0]
+        wide = wide[..., :width].contiguous()
+        above, below = (wide.index_select(1, rows - origin) for rows in (upper, lower))
+        below -= above
+        for phase, share in enumerate(_phases(stride).tolist()):
+            rows = torch.arange(start, stop, device=logits.device) * stride + phase - before
+            kept = (rows >= first) & (rows < last)
+            found = _first_maximum(torch.add(above, below, alpha=share))
+            mask[rows[kept]] = found[kept].to(mask.dtype)
+
+
+def _fill_by_blocks(mask: Tensor, logits: Tensor, stride: int) -> None:
+    """Fill a mask from C x h x w logits, computing only the blocks on borders between classes.
+
+    Block (i, j) lies between the centres of cells (i - 1, j - 1) and (i, j). Beyond the edges cells are repeated:
+    so there is a block more than cells on each axis, and the first ones begin half a cell before the image.
+    """
+    weights = _block_weights(stride)
+    before = (stride + 1) // 2  # pixels of the first blocks that lie beyond the image
+    height, width = mask.shape
+    blocks = -(-(height + before) // stride), -(-(width + before) // stride)
+    band = max(1, BAND_VALUES // (logits[:, 0].numel() + blocks[1] * stride**2))
+    for start in range(0, blocks[0], band):
+        stop = min(start + band, blocks[0])
+        rows = slice(max(start * stride - before, 0), min(stop * stride - before, height))
+        cells = torch.arange(start - 1, stop).clamp(0, logits.shape[1] - 1)
+        cut = logits[:, cells[0] : cells[-1] + 1].float().contiguous()  # whole planes, class by class
+        best = _first_maximum(cut).index_select(0, cells - cells[0])
+        winners = torch.cat([best[:, :1], best, best[:, -1:]], 1)[:, : blocks[1] + 1]
+        border = _differs(winners)
+        # Whoever is no number is neither above nor below another one.
+        if border.float().mean() > MOST_BORDERS or not cut.isfinite().all():
+            _fill_every_pixel(mask, logits, stride, rows.start, rows.stop)
+            continue
+        filled = winners[:-1, :-1, None, None].expand(-1, -1, stride, stride).contiguous()
+        table = cut.permute(1, 2, 0).contiguous()
+        for places in torch.split(border.nonzero(), max(1, CHUNK_VALUES // (4 * len(logits)))):
+            own = torch.stack([cells[places[:, 0]], cells[places[:, 0] + 1]], 1) - cells[0]
+            along = torch.stack([places[:, 1] - 1, places[:, 1]], 1).clamp(0, logits.shape[2] - 1)
+            filled[places[:, 0], places[:, 1]] = _border_blocks(table, own, along, weights).to(mask.dtype)
+        whole = filled.transpose(1, 2).reshape((stop - start) * stride, -1)
+        skipped = rows.start - (start * stride - before)
+        mask[rows] = whole[skipped : skipped + rows.stop - rows.start, before : before + width]
+
+
+def _differs(winners: Tensor) -> Tensor:
+    """Whether the four cells around each block have more than one winner."""
+    across = winners[:, 1:] != winners[:, :-1]
+    down = winners[1:, :-1] != winners[:-1, :-1]
+    return across[1:] | across[:-1] | down
+
+
+def _phases(stride: int) -> Tensor:
+    """For each pixel of a block, along one axis, the weight of the cell behind it; float64."""
+    offset = 0.5 if stride % 2 == 0 else 0.0
+    return (torch.arange(stride, dtype=torch.float64) + offset) / stride
+
+
+def _block_weights(stride: int) -> Tensor:
+    """Weights of the four cells around a block for each of its pixels: 4 x stride**2, upper left cell first."""
+    phases = _phases(stride)
+    axis = torch.stack([1 - phases, phases])
+    return torch.einsum("ay,bx->abyx", axis, axis).reshape(4, stride**2).float()
+
+
+def _border_blocks(table: Tensor, rows: Tensor, columns: Tensor, weights: Tensor) -> Tensor:
+    """Compute the masks of blocks from the classes that can win in them.
+
+    Args:
+        table: h x w x C logits.
+        rows: K x 2, of the cells above and below each block.
+        columns: K x 2, of the cells left and right of it.
+        weights: From `_block_weights`.
+
+    Returns:
+        K x stride x stride int64 class indices.
+    """
+    classes = table.shape[-1]
+    cells = (rows[:, :, None] * table.shape[1] + columns[:, None]).flatten(1)
+    corners = table.view(-1, classes).index_select(0, cells.flatten()).view(-1, 4, classes)
+    upper, lower = corners[:, ::2], corners[:, 1::2]
+    highest, lowest = torch.maximum(upper, lower), torch.minimum(upper, lower)
+    highest, lowest = torch.maximum(*highest.unbind(1)), torch.minimum(*lowest.unbind(1))
+    possible = highest >= lowest.amax(1, keepdim=True)
+    counts = possible.sum(1)
+    side = math.isqrt(weights.shape[1])
+    masks = torch.empty((len(rows), side**2), dtype=torch.int64)
+    for count in torch.unique(counts).tolist():
+        chosen = (counts == count).nonzero()[:, 0]
+        candidates = possible.index_select(0, chosen).nonzero()[:, 1].view(-1, count)
+        values = corners.index_select(0, chosen).gather(2, candidates[:, None].expand(-1, 4, -1))
+        upsampled = (values.transpose(1, 2).reshape(-1, 4) @ weights).view(-1, count, side**2)
+        winner = _first_maximum(upsampled.transpose(0, 1)).long()
+        masks[chosen] = candidates.gather(1, winner)
+    return masks.view(-1, side, side)
 
 
 def _first_maximum(logits: Tensor) -> Tensor:
-    """Index of the largest value over dimension 1, the lowest index where several are equal."""
-    best = logits[:, 0].clone()
-    index = torch.zeros_like(best, dtype=torch.uint8)
-    for channel in range(1, logits.shape[1]):
-        better = logits[:, channel] > best
+    """Index of the largest value over the first dimension, the lowest index where several are equal."""
+    best = logits[0].clone()
+    index = torch.zeros_like(best, dtype=torch.uint8 if len(logits) <= 256 else torch.int32)
+    for channel in range(1, len(logits)):
+        better = logits[channel] > best
         index.masked_fill_(better, channel)
-        torch.maximum(best, logits[:, channel], out=best)
+        torch.maximum(best, logits[channel], out=best)
     return index
 
 
