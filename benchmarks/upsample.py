@@ -3,8 +3,8 @@
     python benchmarks/upsample.py
     python benchmarks/upsample.py --model RUN/best.safetensors --data ../shared/data/camvid
 
-Logits are noise, smooth (made at an eighth of their own resolution and enlarged: regions as networks give them) and
-white; with `--model` and `--data` also real ones, those of val images side by side. The three ways take turns:
+Logits are noise, smooth (made at an eighth of their own resolution and enlarged: regions, as networks give them)
+or white; with `--model` and `--data` also real ones, those of val images side by side. The three ways take turns:
 
     interpolate, argmax    what others do: all full-size logits, then their argmax
     every pixel            the same result row by row, without full-size logits: the fallback
