@@ -22,7 +22,7 @@ from fullyconv.memory import available_bytes, peak_bytes, shown_bytes
 from fullyconv.model import FCN
 from fullyconv.model_file import load_model
 from fullyconv.pictures import overlay as draw_overlay
-from fullyconv.pictures import save_picture, with_legend
+from fullyconv.pictures import save_picture, to_look_at, with_legend
 from fullyconv.progress import Progress, Silent
 from fullyconv.shapes import Image, Logits, Mask, Size
 from fullyconv.sizes import padded_size
@@ -254,7 +254,7 @@ def predict_files(
         images: Output names and files, from `find_images`.
         out: The folder for `NAME.png` (palette PNG of mask values), `NAME_overlay.png` and, where asked for,
             `NAME_probabilities.npz` (C x H x W float16 as `probabilities`, class names as `classes`).
-        overlay: Write overlays.
+        overlay: Write overlays; those of images above 16 megapixels with 4,096 pixels on the longer side.
         probabilities: Write probabilities.
         lecture: Write the lecture's figures, `NAME_lecture_maps.png`, `NAME_lecture_mask.png` and
             `NAME_lecture_overlay.png`.
@@ -284,7 +284,9 @@ def predict_files(
             mask = predictor.predict(image)
             write_mask(out / f"{name}.png", table.encode(mask), colors)
             if overlay:
-                picture = with_legend(draw_overlay(image, mask, table), table, np.unique(mask).tolist())
+                picture = with_legend(
+                    draw_overlay(*to_look_at(image, mask), table), table, np.unique(mask).tolist()
+                )
                 save_picture(picture, out / f"{name}_overlay.png")
             if lecture:
                 for ending, figure in lecture_figures(image, mask, table).items():
