@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from glob import glob
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image as PillowImage
 
 from fullyconv.array_file import ARRAY_SUFFIX, image_items
 from fullyconv.atomic import atomic_path
+from fullyconv.class_table import ClassTable
 from fullyconv.device import choose_device, choose_precision
 from fullyconv.errors import UsageError
 from fullyconv.images import IMAGE_SUFFIXES, read_image, to_rgb, verify_image, write_image, write_mask
@@ -276,27 +278,54 @@ def predict_files(
                 raise UsageError(f"{there} is there already", hint="choose another folder with -o")
     for path in images.values():
         verify_image(path)
-    colors = {entry.value: entry.color for entry in table.classes}
-    with (progress or Silent()).track("predicting", len(images)) as step:
-        for name, path in images.items():
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            image = read_image(path)
+    names = list(images)
+    with (
+        (progress or Silent()).track("predicting", len(images)) as step,
+        # While one image is computed, the next is read and the one before is written.
+        ThreadPoolExecutor(1) as reader,
+        ThreadPoolExecutor(1) as writer,
+    ):
+        ahead = [reader.submit(read_image, images[name]) for name in names[:1]]
+        behind: list[Future[None]] = []
+        for place, name in enumerate(names):
+            image = ahead.pop().result()
+            ahead += [reader.submit(read_image, images[following]) for following in names[place + 1 : place + 2]]
             mask = predictor.predict(image)
-            write_mask(out / f"{name}.png", table.encode(mask), colors)
-            if overlay:
-                picture = with_legend(
-                    draw_overlay(*to_look_at(image, mask), table), table, np.unique(mask).tolist()
-                )
-                save_picture(picture, out / f"{name}_overlay.png")
-            if lecture:
-                for ending, figure in lecture_figures(image, mask, table).items():
-                    write_image(out / f"{name}{ending}.png", figure)
-            if probabilities:
-                with (
-                    atomic_path(out / f"{name}_probabilities.npz") as temporary,
-                    temporary.open("wb") as file,
-                ):
-                    values = predictor.probabilities(image).astype(np.float16)
-                    np.savez_compressed(file, probabilities=values, classes=np.array(table.names))
+            values = predictor.probabilities(image).astype(np.float16) if probabilities else None
+            for written in behind:
+                written.result()
+            behind = [
+                writer.submit(_write, out / name, image, mask, values, table, overlay=overlay, lecture=lecture)
+            ]
             step()
+        for written in behind:
+            written.result()
     return len(images)
+
+
+def _write(
+    base: Path,
+    image: Image,
+    mask: Mask,
+    probabilities: npt.NDArray[np.float16] | None,
+    table: ClassTable,
+    *,
+    overlay: bool,
+    lecture: bool,
+) -> None:
+    """Write what is known of an image to files whose names begin with `base`."""
+    base.parent.mkdir(parents=True, exist_ok=True)
+    write_mask(_named(base, ".png"), table.encode(mask), {entry.value: entry.color for entry in table.classes})
+    if overlay:
+        picture = with_legend(draw_overlay(*to_look_at(image, mask), table), table, np.unique(mask).tolist())
+        save_picture(picture, _named(base, "_overlay.png"))
+    if lecture:
+        for ending, figure in lecture_figures(image, mask, table).items():
+            write_image(_named(base, f"{ending}.png"), figure)
+    if probabilities is not None:
+        with atomic_path(_named(base, "_probabilities.npz")) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, probabilities=probabilities, classes=np.array(table.names))
+
+
+def _named(base: Path, ending: str) -> Path:
+    return base.with_name(base.name + ending)
