@@ -120,17 +120,15 @@ def largest_sides(size: Size, pixels: int, halo: Halo, grid: int) -> Size | None
         (height, width) of a tile's area, multiples of the grid; None where even the smallest needs more pixels.
     """
 
-    def window(side: int, limit: int) -> int:
-        return min(side + math.ceil(halo.before / grid) * grid + math.ceil(halo.after / grid) * grid, limit)
-
-    heights, widths = (range(grid, side + grid, grid) for side in size)
+    around = math.ceil(halo.before / grid) * grid + math.ceil(halo.after / grid) * grid
     best: tuple[int, Size] | None = None
-    for width in widths:
-        affordable = [height for height in heights if window(height, size[0]) * window(width, size[1]) <= pixels]
-        if affordable:
-            height = affordable[-1]
+    for width in range(grid, size[1] + grid, grid):
+        wide = min(width + around, size[1])
+        high = min(pixels // wide, size[0])
+        height = math.ceil(high / grid) * grid if high == size[0] else (high - around) // grid * grid
+        if height >= grid:
             count = math.ceil(size[0] / height) * math.ceil(size[1] / width)
-            computed = count * window(height, size[0]) * window(width, size[1])
+            computed = count * wide * min(height + around, size[0])
             if best is None or computed < best[0]:
                 best = computed, (height, width)
     return None if best is None else best[1]
