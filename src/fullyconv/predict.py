@@ -50,7 +50,8 @@ class Predictor:
         model: A model, or the path of a model file.
         device: "auto", "cpu", "cuda" or "mps".
         precision: In which the encoder computes: "auto", "float32" or "bfloat16".
-        memory: Bytes that the features of one window may take, at least; by default half of what is available.
+        memory: Bytes that the features of one window may take, by default half of what is available. Images up to
+            a megapixel are never cut.
         tile: Side of the tiles in pixels, where it is not to be chosen by memory.
 
     Raises:

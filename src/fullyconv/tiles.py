@@ -119,7 +119,6 @@ def largest_sides(size: Size, pixels: int, halo: Halo, grid: int) -> Size | None
     Returns:
         (height, width) of a tile's area, multiples of the grid; None where even the smallest needs more pixels.
     """
-
     around = math.ceil(halo.before / grid) * grid + math.ceil(halo.after / grid) * grid
     best: tuple[int, Size] | None = None
     for width in range(grid, size[1] + grid, grid):
