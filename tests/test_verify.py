@@ -1,5 +1,7 @@
 """Tiles give the mask of the whole image: for every decoder, size and tile; and where they do not, it is said."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -68,6 +70,16 @@ def test_every_decoder_gives_the_mask_of_the_whole_image(form, side):
 @pytest.mark.parametrize("form", ["practical, linear", "practical, hidden", "practical, coarse"])
 def test_enlarged_images_give_the_mask_of_the_whole_image(form, scales):
     assert_tiles_give_the_whole(predictor_of(form, scales), photo(97, 700), 64)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_forms_scales_sizes_and_tiles_drawn_at_random_give_the_logits_of_the_whole_image(seed):
+    draw = random.Random(seed)
+    form = draw.choice(list(FORMS))
+    scales = draw.choice([(1.0,), (1.5,), (0.5, 1.0), (1.0, 1.1), (0.3, 1.0), (2.0, 1.0)])
+    predictor = predictor_of(form, scales if form.startswith("practical") else (1.0,))
+    image = photo(draw.randint(1, 260), draw.randint(1, 420), seed)
+    assert_tiles_give_the_whole(predictor, image, draw.choice([1, 32, 64, 100, 128]))
 
 
 @pytest.mark.parametrize("size", SIZES)
