@@ -11,7 +11,7 @@ from fullyconv.errors import DataError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
 from fullyconv.formats import find_samples
-from fullyconv.predict import find_images
+from fullyconv.image_files import find_images
 
 SIZE = (6, 8)
 

@@ -16,11 +16,13 @@ from fullyconv.encoder import RGB_0_TO_1, Encoder
 from fullyconv.encoders import bare_network, build_network
 from fullyconv.errors import ModelFileError, WeightsError
 from fullyconv.feature_cache import FeatureCache
+from fullyconv.image_files import find_images
 from fullyconv.lecture import lecture_figures, painted
 from fullyconv.model import FCN, build_model
 from fullyconv.model_file import load_model, read_description, save_model
 from fullyconv.pictures import class_maps
-from fullyconv.predict import Predictor, find_images, predict_files
+from fullyconv.predict import Predictor
+from fullyconv.predict_files import predict_files
 from fullyconv.train import train
 from fullyconv.upsample import predict_mask
 

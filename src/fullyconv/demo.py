@@ -8,8 +8,10 @@ from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
 from fullyconv.errors import UsageError
 from fullyconv.evaluate import evaluate
+from fullyconv.image_files import find_images
 from fullyconv.pictures import save_picture
-from fullyconv.predict import Predictor, find_images, predict_files
+from fullyconv.predict import Predictor
+from fullyconv.predict_files import predict_files
 from fullyconv.progress import Progress
 from fullyconv.shapes import Size
 from fullyconv.synthetic import write_dataset

@@ -28,9 +28,9 @@ from fullyconv.device import choose_device, set_threads
 from fullyconv.encoder import to_grey
 from fullyconv.encoders.cae import CAE, PRESETS, save_cae
 from fullyconv.errors import DataError, TrainingError, UsageError
+from fullyconv.image_files import find_images
 from fullyconv.images import read_image, verify_image
 from fullyconv.pictures import reconstruction_panel, save_picture
-from fullyconv.predict import find_images
 from fullyconv.progress import Progress, Silent, duration
 from fullyconv.run_folder import RunFolder
 from fullyconv.shapes import Image, Size

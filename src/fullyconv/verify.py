@@ -73,8 +73,7 @@ def verify_tiling(predictor: Predictor, image: Image) -> TilingReport:
             shown.
     """
     size = image.shape[:2]
-    model = predictor.model
-    grid, halo = model.tile_grid, model.halo
+    grid, halo = predictor.tile_grid, predictor.halo
     third = [max(side // LEAST // grid * grid, grid) for side in size]
     asked = (predictor.tile, predictor.tile) if predictor.tile else (third[0], third[1])
     tiles = cut(size, asked, halo, grid)
@@ -91,7 +90,7 @@ def verify_tiling(predictor: Predictor, image: Image) -> TilingReport:
             "nothing would be shown",
             hint="take a larger image, or a smaller --tile",
         )
-    stride = model.decoder.output_stride
+    stride = predictor.output_stride
     logits = predictor.logits(image)
     whole = predict_mask(logits, stride, size)[0].cpu()
     different = torch.zeros(size, dtype=torch.bool)

@@ -45,10 +45,10 @@ def _tiling(predictor: "Predictor") -> dict[str, Any]:
     from fullyconv.tiles import share_computed
 
     tiles = predictor.tiles(EXAMPLE)
-    halo = predictor.model.halo
+    halo = predictor.halo
     return {
         "halo": [halo.before, halo.after],
-        "grid": predictor.model.tile_grid,
+        "grid": predictor.tile_grid,
         "bytes_per_pixel": round(predictor.bytes_per_pixel, 1),
         "memory": predictor.memory,
         "tiles": len(tiles),

@@ -56,8 +56,10 @@ def predict(
     precision: Precision = "auto",
 ) -> None:
     """Predict masks of images."""
+    from fullyconv.image_files import find_images
     from fullyconv.memory import parsed_bytes
-    from fullyconv.predict import Predictor, find_images, predict_files
+    from fullyconv.predict import Predictor
+    from fullyconv.predict_files import predict_files
     from fullyconv.progress import Console
 
     console = Console()
