@@ -173,9 +173,9 @@ def test_by_default_a_third_of_each_side_is_a_tile():
     assert verify_tiling(predictor_of("FCN-8s"), photo(300, 400)).sides == (96, 128)
 
 
-def test_a_halo_that_is_too_small_is_found_out(monkeypatch):
+def test_a_halo_that_is_too_small_is_found_out():
     predictor = predictor_of("lecture")
-    monkeypatch.setattr(FCN, "halo", Halo(0, 0))
+    predictor.halo = Halo(0, 0)
     report = verify_tiling(predictor, photo(192, 256))
     assert report.different > report.close
     assert not report.exact
@@ -184,7 +184,7 @@ def test_a_halo_that_is_too_small_is_found_out(monkeypatch):
 def test_pixels_at_which_rounding_decides_are_told_apart(monkeypatch):
     predictor = predictor_of("FCN-8s")
     monkeypatch.setattr("fullyconv.verify.CLOSE", 2.0)  # of the range: every pixel is close
-    monkeypatch.setattr(FCN, "halo", Halo(0, 0))
+    predictor.halo = Halo(0, 0)
     report = verify_tiling(predictor, photo(192, 256))
     assert report.different == report.close > 0
     assert report.exact
