@@ -16,7 +16,7 @@ from fullyconv.errors import UsageError
 from fullyconv.model import FCN
 from fullyconv.predict import Predictor
 from fullyconv.tiles import Halo, cut
-from fullyconv.verify import CLOSE, verify_tiling
+from fullyconv.verify import CLOSE, Difference, verify_tiling
 from fullyconv.weights import initialise
 
 TABLE = ClassTable.from_names("abc")
@@ -164,9 +164,12 @@ def test_the_tiles_fit_the_memory_and_probabilities_are_the_same(monkeypatch):
 
 def test_the_report_counts_tiles_and_what_is_computed_twice():
     report = verify_tiling(predictor_of("FCN-8s", tile=32), photo(192, 256))
-    assert (report.tiles, report.sides, report.different, report.exact) == (48, (32, 32), 0, True)
+    assert (report.tiles, report.sides, report.rows, report.exact) == (48, (32, 32), 32, True)
+    assert report.found == report.found_by_rows == Difference(0, 0)
     assert str(report).startswith("48 tiles of 32 x 32 px, halo 32 px above and left, 32 px below and right, 6")
-    assert str(report).endswith("% recomputed: 0 of 49152 pixels differ")
+    assert str(report).endswith(
+        "% recomputed: 0 of 49152 pixels differ; 32 rows at a time: 0 of 49152 pixels differ"
+    )
 
 
 def test_by_default_a_third_of_each_side_is_a_tile():
@@ -177,7 +180,8 @@ def test_a_halo_that_is_too_small_is_found_out():
     predictor = predictor_of("lecture")
     predictor.halo = Halo(0, 0)
     report = verify_tiling(predictor, photo(192, 256))
-    assert report.different > report.close
+    assert report.found.different > report.found.close
+    assert report.found_by_rows == Difference(0, 0)
     assert not report.exact
 
 
@@ -186,7 +190,7 @@ def test_pixels_at_which_rounding_decides_are_told_apart(monkeypatch):
     monkeypatch.setattr("fullyconv.verify.CLOSE", 2.0)  # of the range: every pixel is close
     predictor.halo = Halo(0, 0)
     report = verify_tiling(predictor, photo(192, 256))
-    assert report.different == report.close > 0
+    assert report.found.different == report.found.close > 0
     assert report.exact
     assert "of them where the two best logits are equal within rounding" in str(report)
 

@@ -1,6 +1,7 @@
 """The predictor: an image of any size in, its mask out."""
 
 import math
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -15,25 +16,40 @@ from fullyconv.images import read_image, to_rgb
 from fullyconv.memory import available_bytes, peak_bytes, shown_bytes
 from fullyconv.model import FCN
 from fullyconv.model_file import load_model
-from fullyconv.shapes import Image, Logits, Mask, Size
+from fullyconv.row_rules import NotStreamableError
+from fullyconv.shapes import Image, Images, Logits, Mask, Size
 from fullyconv.sizes import padded_size
+from fullyconv.streaming import RowStream
 from fullyconv.tiles import Box, Tile, cut, largest_sides
 from fullyconv.upsample import predict_mask, upsample_logits
 
 __all__ = ["Predictor"]
 
 FREE_PIXELS = 1_000_000
-"""Of an image that is never cut, whatever the memory: so much is there, or nothing works."""
+"""Of an image that is always computed in one piece, whatever the memory: so much is there, or nothing works."""
+
+WHOLE_PIXELS = 4_000_000
+"""Of an image that is computed in one piece where the memory allows it. From there on rows are as fast."""
+
+BAND_PIXELS = 640_000
+"""Of a band of rows: the largest maps are 30 MB then, which are faster than larger ones."""
+
+DEVICE_FACTOR = 16
+"""So many times more pixels on a device that is not the processor."""
 
 PROBED_SIDE = 256
 """Of the window on which the memory is measured."""
+
+Read = Callable[[Box], Image]
+"""Gives the H x W x 3 uint8 RGB pixels of a part of an image."""
 
 
 class Predictor:
     """Predict masks with a model. What evaluates, serves or exports needs to know no more of a model than this.
 
-    An image that needs more memory than allowed is cut into tiles, each computed with the halo that it needs: the
-    mask is the same (`docs/concepts/exactness.md`).
+    A large image is computed by bands of rows, each layer keeping the rows that the next band needs (`RowStream`).
+    A network that does not work by rows is given tiles, each with the halo that it needs. The mask is the same
+    (`docs/concepts/exactness.md`).
 
     Args:
         model: A model, or the path of a model file.
@@ -41,7 +57,7 @@ class Predictor:
         precision: In which the encoder computes: "auto", "float32" or "bfloat16".
         memory: Bytes that the features of one window may take, by default half of what is available. Images up to
             a megapixel are never cut.
-        tile: Side of the tiles in pixels, where it is not to be chosen by memory.
+        tile: Side of tiles in pixels: these instead of rows, for every image that is larger.
 
     Raises:
         ModelFileError: The file is not a model file, or is damaged.
@@ -66,6 +82,7 @@ class Predictor:
         self.output_stride = self.model.decoder.output_stride
         self.memory = available_bytes() // 2 if memory is None else memory
         self.tile = tile
+        self._streamed: tuple[object, RowStream | None] | None = None
 
     def predict(self, image: str | Path | PillowImage.Image | Image) -> Mask:
         """Predict the class of every pixel.
@@ -81,32 +98,103 @@ class Predictor:
         """
         pixels = as_rgb(image)
         mask = np.empty(pixels.shape[:2], np.uint8)
-        for tile in self.tiles(pixels.shape[:2]):
-            mask[tile.area.slices] = self.predict_tile(pixels[tile.window.slices], tile)
+        for area, part in self.mask_parts(pixels.shape[:2], lambda box: pixels[box.slices]):
+            mask[area.slices] = part
         return mask
-
-    def predict_tile(self, window: Image, tile: Tile) -> Mask:
-        """Predict the mask of a tile's area from the pixels of its window."""
-        logits, inner = self._around(self.logits(window), tile)
-        mask = predict_mask(logits, self.output_stride, (inner.bottom, inner.right))[0]
-        return mask[inner.slices].cpu().numpy()
 
     def probabilities(self, image: str | Path | PillowImage.Image | Image) -> npt.NDArray[np.float32]:
         """Predict the probability of every class at every pixel: C x H x W float32, sums of 1 over C."""
         pixels = as_rgb(image)
         size = pixels.shape[:2]
         probabilities = np.empty((self.class_table.num_classes, *size), np.float32)
-        for tile in self.tiles(size):
-            logits, inner = self._around(self.logits(pixels[tile.window.slices]), tile)
+        for area, logits, inner in self._logit_parts(size, lambda box: pixels[box.slices]):
             logits = upsample_logits(logits, self.output_stride, (inner.bottom, inner.right))
-            area = logits[0][(slice(None), *inner.slices)].softmax(dim=0)
-            probabilities[(slice(None), *tile.area.slices)] = area.cpu().numpy()
+            part = logits[0][(slice(None), *inner.slices)].softmax(dim=0)
+            probabilities[(slice(None), *area.slices)] = part.cpu().numpy()
         return probabilities
 
+    def mask_parts(self, size: Size, read: Read, rows: int | None = None) -> Iterator[tuple[Box, Mask]]:
+        """Predict an image that need not be in memory, part by part.
+
+        Args:
+            size: (height, width) of the image in pixels.
+            read: Gives the pixels of a part.
+            rows: How many rows to compute at a time, where it is not to be chosen by size and memory.
+
+        Yields:
+            Where a part lies and its class indices, from the top of the image to its bottom: rows of its full
+            width, or tiles row by row.
+
+        Raises:
+            UsageError: Not even the smallest tile fits into the memory that is allowed.
+        """
+        for area, logits, inner in self._logit_parts(size, read, rows):
+            mask = predict_mask(logits, self.output_stride, (inner.bottom, inner.right))[0]
+            yield area, mask[inner.slices].cpu().numpy()
+
+    def predict_tile(self, window: Image, tile: Tile) -> Mask:
+        """Predict the mask of a tile's area from the pixels of its window."""
+        logits, inner = self._around(self.logits(window), tile.area.within(tile.window))
+        mask = predict_mask(logits, self.output_stride, (inner.bottom, inner.right))[0]
+        return mask[inner.slices].cpu().numpy()
+
     def tiles(self, size: Size) -> list[Tile]:
-        """Cut an image into what is computed at a time: all of it where the memory allows that."""
+        """Cut an image into what is computed at a time, where that is not rows: all of it if the memory allows."""
         sides = (self.tile, self.tile) if self.tile else self._affordable_sides(size)
         return cut(size, sides, self.halo, self.tile_grid)
+
+    def row_stream(self, size: Size) -> RowStream | None:
+        """The network, ready to run by rows of images of a size; None where it has a layer that does not.
+
+        The last one is kept: a folder often has images of one size.
+        """
+        weights = [self.model.encoder.working_network(), *self.model.decoder.state_dict(keep_vars=True).values()]
+        state = (size, [(id(held), getattr(held, "_version", 0)) for held in weights])
+        if self._streamed is None or self._streamed[0] != state:
+            image = torch.empty((1, 3, 1, 1), dtype=torch.uint8, device=self.device).expand(1, 3, *size)
+            try:
+                self._streamed = state, RowStream(lambda images: self._logits(images), image)
+            except NotStreamableError:
+                self._streamed = state, None
+        return self._streamed[1]
+
+    def rows_at_a_time(self, stream: RowStream) -> int:
+        """How many rows of an image are computed at a time; 0 where the memory does not even allow one."""
+        height, width = stream.size
+        pixels = BAND_PIXELS * (1 if self.device.type == "cpu" else DEVICE_FACTOR)
+        wanted = padded_size((max(pixels // width, 1), 1), self.tile_grid)[0]
+        free = self.memory - stream.kept_bytes(wanted)
+        return max(min(wanted, int(free / (width * self.bytes_per_pixel)), height), 0)
+
+    def _logit_parts(self, size: Size, read: Read, rows: int | None = None) -> Iterator[tuple[Box, Logits, Box]]:
+        """Yield areas that cover an image, the logits that each is interpolated from, and its place in them."""
+        stream = self.row_stream(size) if rows or self._by_rows(size) else None
+        if stream is not None and (rows := rows or self.rows_at_a_time(stream)):
+            yield from self._bands(stream, rows, read)
+            return
+        for tile in self.tiles(size):
+            yield tile.area, *self._around(self.logits(read(tile.window)), tile.area.within(tile.window))
+
+    def _bands(self, stream: RowStream, rows: int, read: Read) -> Iterator[tuple[Box, Logits, Box]]:
+        (height, width), stride = stream.size, self.output_stride
+        boxes = (Box(top, 0, min(top + rows, height), width) for top in range(0, height, rows))
+        held: list[Logits] = []
+        first = done = cells = 0  # the first row of logits that is held; rows of pixels, and of logits, so far
+        for part in stream.run(self._images(read(box)) for box in boxes):
+            held, cells = [torch.cat([*held, part], dim=-2)], cells + part.shape[-2]
+            # Half of the pixels of the last row of logits lie between it and the next one.
+            bottom = height if cells == stream.rows else min((cells - 1) * stride, height)
+            if bottom > done:
+                area, window = Box(done, 0, bottom, width), Box(first * stride, 0, cells * stride, width)
+                yield area, *self._around(held[0], area.within(window))
+                done, keep = bottom, max(bottom // stride - 1, 0)
+                held, first = [held[0][..., keep - first :, :]], keep
+
+    def _by_rows(self, size: Size) -> bool:
+        """Whether an image is so large that it is not computed in one piece."""
+        pixels = math.prod(size)
+        fits = pixels <= WHOLE_PIXELS and pixels * self.bytes_per_pixel <= self.memory
+        return self.tile is None and pixels > FREE_PIXELS and not fits
 
     def _affordable_sides(self, size: Size) -> Size:
         if math.prod(size) <= FREE_PIXELS:
@@ -132,9 +220,9 @@ class Predictor:
         window = np.zeros((side, side, 3), np.uint8)
         return peak_bytes(lambda: self.logits(window)) / side**2
 
-    def _around(self, logits: Logits, tile: Tile) -> tuple[Logits, Box]:
-        """Keep a window's logits that its area is interpolated from, and say where the area lies in them."""
-        area, stride = tile.area.within(tile.window), self.output_stride
+    def _around(self, logits: Logits, area: Box) -> tuple[Logits, Box]:
+        """Keep the logits that an area is interpolated from, and say where it lies in what they cover."""
+        stride = self.output_stride
         top, left = max(area.top // stride - 1, 0), max(area.left // stride - 1, 0)
         bottom, right = -(-area.bottom // stride) + 1, -(-area.right // stride) + 1
         origin = Box(top * stride, left * stride, bottom * stride, right * stride)
@@ -143,8 +231,14 @@ class Predictor:
     @torch.no_grad()
     def logits(self, pixels: Image) -> Logits:
         """Compute 1 x C x h x w logits at the output stride, of an image or of a window in one piece."""
-        images = torch.from_numpy(pixels.copy()).to(self.device).permute(2, 0, 1)[None]
-        return self.model.logits(self.model.features(images), pixels.shape[:2])
+        return self._logits(self._images(pixels))
+
+    def _logits(self, images: Images) -> Logits:
+        return self.model.logits(self.model.features(images), (images.shape[-2], images.shape[-1]))
+
+    def _images(self, pixels: Image) -> Images:
+        """Put H x W x 3 pixels where the model is, as 1 x 3 x H x W."""
+        return torch.from_numpy(pixels.copy()).to(self.device).permute(2, 0, 1)[None]
 
 
 def as_rgb(image: str | Path | PillowImage.Image | Image) -> Image:

@@ -79,6 +79,8 @@ def rule_of(node: fx.Node, values: Mapping[fx.Node, Any]) -> Rule:
             return (_transposed if args[6] else _convolution)(rows, *args[1:])
         case aten.max_pool2d_with_indices.default:
             return _max_pool(rows, *args[1:])
+        case aten.avg_pool2d.default:
+            return _mean_pool(rows, *args[1:])
         case aten.constant_pad_nd.default:
             return _constant_pad(rows, *args[1:])
         case aten.upsample_bilinear2d.default:
@@ -184,7 +186,7 @@ def _convolution(
         below = _missing_rows(bottom - top, filled.shape[-1] // stride[1]) * stride[0]
         filled = functional.pad(filled, (0, 0, 0, below)) if below else filled
         result = functional.conv2d(filled, weight, bias, stride, (0, padding[1]), dilation, groups)
-        return result[..., : bottom - top, :]
+        return result[..., : bottom - top, :].clone() if below else result
 
     return Rule(lambda top, bottom: _within(rows, reads(top, bottom)), compute)
 
@@ -243,6 +245,25 @@ def _max_pool(
         return _tensor(aten.max_pool2d_with_indices.default(filled, kernel, steps, across, dilation, ceil_mode)[0])
 
     return Rule(lambda top, bottom: _within(rows, reads(top, bottom)), compute)
+
+
+def _mean_pool(
+    rows: int,
+    kernel: list[int],
+    stride: list[int] | None = None,
+    padding: Sequence[int] = (0, 0),
+    ceil_mode: bool = False,
+    *others: Any,
+) -> Rule:
+    if any(padding) or ceil_mode:
+        raise NotStreamableError("means over padding")
+    reads = _windows(kernel[0], (stride or kernel)[0], 0, 1)
+    return Rule(
+        reads,
+        lambda maps, top, bottom: _tensor(
+            aten.avg_pool2d.default(maps[0], kernel, stride or kernel, padding, ceil_mode, *others)
+        ),
+    )
 
 
 def _constant_pad(rows: int, padding: list[int], value: float = 0.0) -> Rule:

@@ -1,16 +1,17 @@
-"""Whether tiles give the mask of the whole image: shown on an image of the user's own."""
+"""Whether tiles and rows give the mask of the whole image: shown on an image of the user's own."""
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from fullyconv.errors import UsageError
 from fullyconv.predict import Predictor
-from fullyconv.shapes import Image, Size
+from fullyconv.shapes import Image, Mask, Size
 from fullyconv.tiles import Halo, cut, share_computed
 from fullyconv.upsample import pixel_logits, predict_mask
 
-__all__ = ["CLOSE", "TilingReport", "verify_tiling"]
+__all__ = ["CLOSE", "Difference", "TilingReport", "verify_tiling"]
 
 CLOSE = 2e-6
 """Of the range of all logits: where the two best ones lie closer, rounding may decide between them."""
@@ -20,24 +21,14 @@ LEAST = 3
 
 
 @dataclass(frozen=True)
-class TilingReport:
-    """What a comparison of tiles with the whole image found.
+class Difference:
+    """Pixels whose class is not that of the whole image.
 
     Attributes:
-        size: (height, width) of the image in pixels.
-        tiles: How many there are.
-        sides: (height, width) of a tile's area in pixels.
-        halo: How far a pixel's logits reach.
-        computed: Pixels that the network saw for each pixel of the image.
-        different: Pixels whose class differs.
+        different: How many.
         close: Those of them whose two best logits lie closer than `CLOSE` of the range.
     """
 
-    size: Size
-    tiles: int
-    sides: Size
-    halo: Halo
-    computed: float
     different: int
     close: int
 
@@ -46,23 +37,57 @@ class TilingReport:
         """Whether no pixel differs but where rounding decides."""
         return self.different == self.close
 
+
+@dataclass(frozen=True)
+class TilingReport:
+    """What a comparison of tiles, and of rows, with the whole image found.
+
+    Attributes:
+        size: (height, width) of the image in pixels.
+        tiles: How many there are.
+        sides: (height, width) of a tile's area in pixels.
+        halo: How far a pixel's logits reach.
+        computed: Pixels that the network saw for each pixel of the image.
+        found: What differs in tiles.
+        rows: How many rows were computed at a time; 0 where the network does not work by rows.
+        found_by_rows: What differs by rows.
+    """
+
+    size: Size
+    tiles: int
+    sides: Size
+    halo: Halo
+    computed: float
+    found: Difference
+    rows: int
+    found_by_rows: Difference
+
+    @property
+    def exact(self) -> bool:
+        """Whether no pixel differs but where rounding decides."""
+        return self.found.exact and self.found_by_rows.exact
+
     def __str__(self) -> str:
-        total = self.size[0] * self.size[1]
-        found = f"{self.different} of {total} pixels differ"
-        if self.different:
-            found += f", {self.close} of them where the two best logits are equal within rounding"
+        by_rows = f"{self.rows} rows at a time: {self._words(self.found_by_rows)}" if self.rows else "not by rows"
         return (
             f"{self.tiles} tiles of {self.sides[0]} x {self.sides[1]} px, "
             f"halo {self.halo.before} px above and left, {self.halo.after} px below and right, "
-            f"{self.computed - 1:.0%} recomputed: {found}"
+            f"{self.computed - 1:.0%} recomputed: {self._words(self.found)}; {by_rows}"
         )
+
+    def _words(self, found: Difference) -> str:
+        words = f"{found.different} of {self.size[0] * self.size[1]} pixels differ"
+        if found.different:
+            words += f", {found.close} of them where the two best logits are equal within rounding"
+        return words
 
 
 @torch.no_grad()
 def verify_tiling(predictor: Predictor, image: Image) -> TilingReport:
-    """Predict an image in one piece and in tiles, and compare every pixel.
+    """Predict an image in one piece, in tiles and by rows, and compare every pixel.
 
-    The tiles are those of `predictor.tile`, else a third of the image on each axis, rounded down to the grid.
+    The tiles are those of `predictor.tile`, else a third of the image on each axis, rounded down to the grid. Rows
+    are computed as many at a time as a tile is high.
 
     Args:
         predictor: Any.
@@ -90,17 +115,24 @@ def verify_tiling(predictor: Predictor, image: Image) -> TilingReport:
             "nothing would be shown",
             hint="take a larger image, or a smaller --tile",
         )
-    stride = predictor.output_stride
     logits = predictor.logits(image)
-    whole = predict_mask(logits, stride, size)[0].cpu()
-    different = torch.zeros(size, dtype=torch.bool)
+    whole = predict_mask(logits, predictor.output_stride, size)[0].cpu().numpy()
+
+    def difference(mask: Mask) -> Difference:
+        places = torch.from_numpy(np.stack(np.nonzero(mask != whole))).to(logits.device)
+        if not places.shape[1]:
+            return Difference(0, 0)
+        best = pixel_logits(logits, predictor.output_stride, places[:1], places[1:])[0].topk(2).values
+        close = best[:, 0] - best[:, 1] < CLOSE * (logits.max() - logits.min())
+        return Difference(places.shape[1], int(close.sum()))
+
+    mask = np.empty_like(whole)
     for tile in tiles:
-        mask = torch.from_numpy(predictor.predict_tile(image[tile.window.slices], tile))
-        different[tile.area.slices] = mask != whole[tile.area.slices]
-    places = different.nonzero().T.to(logits.device)
-    close = 0
-    if places.shape[1]:
-        best = pixel_logits(logits, stride, places[:1], places[1:])[0].topk(2).values
-        close = int((best[:, 0] - best[:, 1] < CLOSE * (logits.max() - logits.min())).sum())
-    sides = tiles[0].area.size
-    return TilingReport(size, len(tiles), sides, halo, share_computed(tiles), int(different.sum()), close)
+        mask[tile.area.slices] = predictor.predict_tile(image[tile.window.slices], tile)
+    in_tiles, sides = difference(mask), tiles[0].area.size
+    rows = sides[0] if predictor.row_stream(size) is not None else 0
+    if rows:
+        for area, part in predictor.mask_parts(size, lambda box: image[box.slices], rows):
+            mask[area.slices] = part
+    by_rows = difference(mask)
+    return TilingReport(size, len(tiles), sides, halo, share_computed(tiles), in_tiles, rows, by_rows)
