@@ -102,7 +102,7 @@ def test_memory_does_not_grow_with_the_height_and_what_is_kept_is_known():
         peaks.append(peak_bytes(lambda: sum(rows.shape[2] for rows in stream.run([band] * (height // 50)))))  # noqa: B023
         kept = stream.kept_bytes(50)
     assert peaks[1] <= peaks[0] * 1.05
-    assert kept < peaks[1] < kept + 1.3 * 50 * 256 * predictor.bytes_per_pixel
+    assert kept < peaks[1] < kept + 1.6 * 50 * 256 * predictor.bytes_per_pixel
     assert kept > predictor.row_stream((3000, 128)).kept_bytes(50) * 1.9
 
 
