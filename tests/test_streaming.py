@@ -143,7 +143,7 @@ def test_large_images_are_predicted_by_rows(small, form, size):
     probabilities = predictor.probabilities(image)
     predictor.tile = 10_000
     assert np.array_equal(mask, predictor.predict(image))
-    np.testing.assert_allclose(probabilities, predictor.probabilities(image), atol=1e-6)
+    np.testing.assert_allclose(probabilities, predictor.probabilities(image), atol=2e-4)
 
 
 def test_where_memory_is_short_fewer_rows_are_computed_and_then_tiles(small):

@@ -36,6 +36,9 @@ __all__ = [
 LARGEST_DENOMINATOR = 10**4
 """Of a ratio of strides as a fraction: more than any encoder scale and output stride make."""
 
+LEAST_CHANNELS = 4
+"""Of maps that torch interpolates with the same rounding whatever their size."""
+
 MOMENTUM = 0.1
 """Weight of a batch in the running statistics of the batch norm: torch's own default."""
 
@@ -260,7 +263,9 @@ def resample(maps: Tensor, stride: float, output_stride: float, cells: Size) -> 
     if factor == 1 and tuple(maps.shape[-2:]) == cells:
         return maps
     exact = Fraction(factor).limit_denominator(LARGEST_DENOMINATOR)
-    if exact.numerator & (exact.numerator - 1):  # not a power of two: the operator below would round positions
+    # The operator below rounds positions where that is no power of two, and for few channels it takes one of two
+    # kernels by the size of the map.
+    if exact.numerator & (exact.numerator - 1) or maps.shape[1] < LEAST_CHANNELS:
         return read_between(read_between(maps, -2, exact, cells[0]), -1, exact, cells[1])
     # `interpolate` takes either a size or a factor. The operator below it takes both: the factor says where
     # the cells are, the size how many there are. Along an axis of equal sizes it would copy, whatever the

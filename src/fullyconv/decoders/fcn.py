@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fullyconv.decoder import Decoder, layer_stage, positions_of_strides, sum_stage
+from fullyconv.decoder import Decoder, layer_stage, positions_of_strides, resample, sum_stage
 from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError, WeightsError
 from fullyconv.shapes import Features, Logits, Size
@@ -110,7 +110,7 @@ class FCNDecoder(Decoder):
 
     def _upscore(self, factor: int) -> nn.Module:
         if self.upsampling == "fixed":
-            return nn.Upsample(scale_factor=factor, mode="bilinear", align_corners=False)
+            return _Bilinear(factor)
         return bilinear_upsampling(self.num_classes, factor, bias=False)
 
     def forward(self, features: Features, size: Size) -> Logits:
@@ -198,6 +198,18 @@ class FCNDecoder(Decoder):
             return layer_stage(name, layer, before.name, before.stride)
         reads, stride = (before.name,), before.stride / factor
         return Stage(name, "upsample", reads, self.num_classes, stride, factor=factor, module=name)
+
+
+class _Bilinear(nn.Module):
+    """Bilinear upsampling by a factor."""
+
+    def __init__(self, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """N x C x h x w to N x C x h * factor x w * factor."""
+        return resample(maps, self.factor, 1, (maps.shape[-2] * self.factor, maps.shape[-1] * self.factor))
 
 
 def _he_normal(layer: nn.Conv2d) -> nn.Conv2d:
