@@ -15,7 +15,6 @@ from fullyconv.pictures import (
     reconstruction_panel,
     save_picture,
     sheet,
-    to_look_at,
     validation_panel,
     with_legend,
 )
@@ -289,17 +288,3 @@ def test_digits_of_any_number_are_enlarged_to_be_seen(rng):
 def test_a_panel_of_no_reconstruction_is_refused():
     with pytest.raises(UsageError, match="expected at least one image for a panel of reconstructions, got none"):
         reconstruction_panel({"input": []})
-
-
-def test_a_large_image_is_reduced_to_be_looked_at(monkeypatch):
-    image, mask = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8)
-    image[:, 30:], mask[:, 30:] = 200, 3
-    assert to_look_at(image, mask)[0] is image
-    monkeypatch.setattr("fullyconv.pictures._LARGE", 2399)
-    monkeypatch.setattr("fullyconv.pictures._LONGEST", 20)
-    smaller, classes = to_look_at(image, mask)
-    assert smaller.shape == (13, 20, 3)
-    assert classes.shape == (13, 20)
-    assert (smaller[:, 10:] == 200).all()
-    assert (classes[:, :10] == 0).all()
-    assert (classes[:, 10:] == 3).all()

@@ -77,4 +77,4 @@ def _unique_names(found: Sequence[tuple[str, Path]]) -> dict[str, Path]:
 
 
 def _outputs(name: str) -> set[str]:
-    return {f"{name}{ending}".casefold() for ending in ("", "_overlay", "_probabilities", *FIGURES)}
+    return {f"{name}{ending}".casefold() for ending in ("", "_overlay", "_probabilities", "_confidence", *FIGURES)}

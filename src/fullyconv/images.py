@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +23,17 @@ from fullyconv.shapes import Image, Size
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "SIDEWAYS",
     "image_size",
     "mask_mode",
+    "opened",
+    "orientation",
     "read_image",
     "read_mask_array",
     "show_path",
     "to_rgb",
+    "upright",
+    "upright_size",
     "verify_image",
     "write_image",
     "write_mask",
@@ -39,11 +44,12 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".p
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF") + (("WEBP",) if features.check("webp") else ())
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
+SMALLER = "cut it into parts, or raise PIL.Image.MAX_IMAGE_PIXELS in Python if you trust the file"
 _IGNORED_COLOR = (224, 224, 192)  # of value 255 in the colour map of PASCAL VOC
 
 _Array = npt.NDArray[Any]
 
-# EXIF orientation -> the array as it is meant to be seen. In `_SIDEWAYS`, height and width change places.
+# EXIF orientation -> the array as it is meant to be seen. In `SIDEWAYS`, height and width change places.
 _UPRIGHT: Mapping[int, Callable[[_Array], _Array]] = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -53,7 +59,7 @@ _UPRIGHT: Mapping[int, Callable[[_Array], _Array]] = {
     7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: a.swapaxes(0, 1)[::-1],
 }
-_SIDEWAYS = (5, 6, 7, 8)
+SIDEWAYS = (5, 6, 7, 8)
 _ORIENTATION_KEYS = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 
 
@@ -72,8 +78,8 @@ def read_image(path: str | Path) -> Image:
     """
     if is_item(path):
         return read_image_item(path)
-    with _opened(path) as image:
-        return _upright(image, to_rgb(image, show_path(path)))
+    with opened(path) as image:
+        return upright(image, to_rgb(image, show_path(path)))
 
 
 def to_rgb(image: PillowImage.Image, where: str = "image") -> Image:
@@ -129,13 +135,13 @@ def verify_image(path: str | Path) -> Size:
     if is_item(path):
         read_image_item(path)
         return item_size(path)
-    with _opened(path) as image:
+    with opened(path) as image:
         if image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB"):
-            size = _header_size(image)
+            size = upright_size(image)
             image.draft(image.mode, (1, 1))  # every byte is still parsed, an eighth of the pixels made
             image.load()
             return size
-        height, width = _upright(image, to_rgb(image, show_path(path))).shape[:2]
+        height, width = upright(image, to_rgb(image, show_path(path))).shape[:2]
         return height, width
 
 
@@ -157,11 +163,11 @@ def read_mask_array(path: str | Path) -> npt.NDArray[np.uint8]:
     """
     if is_item(path):
         return read_mask_item(path)
-    with _opened(path) as image:
+    with opened(path) as image:
         _refuse_lossy(image, show_path(path))
         raw_mode = _raw_mode(image)
         values = _stored_values(image, raw_mode, show_path(path))
-        return _upright(image, values)
+        return upright(image, values)
 
 
 def mask_mode(path: str | Path) -> str:
@@ -172,7 +178,7 @@ def mask_mode(path: str | Path) -> str:
     """
     if is_item(path):
         return "L"
-    with _opened(path) as image:
+    with opened(path) as image:
         _refuse_lossy(image, show_path(path))
         return image.mode
 
@@ -242,15 +248,16 @@ def image_size(path: str | Path) -> Size:
     """
     if is_item(path):
         return item_size(path)
-    with _opened(path) as image:
-        return _header_size(image)
+    with opened(path) as image:
+        return upright_size(image)
 
 
-def _header_size(image: PillowImage.Image) -> Size:
+def upright_size(image: PillowImage.Image) -> Size:
+    """The (height, width) that an image has when it is upright, without decoding it."""
     width, height = image.size
     if image.format == "PNG" and not _ORIENTATION_KEYS & image.info.keys() and not _chunks_behind_pixels(image):
         return height, width  # asking Pillow for the orientation would decode the pixels
-    return (width, height) if _orientation(image) in _SIDEWAYS else (height, width)
+    return (width, height) if orientation(image) in SIDEWAYS else (height, width)
 
 
 def _chunks_behind_pixels(image: PillowImage.Image) -> bool:
@@ -271,7 +278,7 @@ def _chunks_behind_pixels(image: PillowImage.Image) -> bool:
         file.seek(place)
 
 
-def _orientation(image: PillowImage.Image) -> int:
+def orientation(image: PillowImage.Image) -> int:
     """The EXIF orientation that is still to be applied, 1 for none."""
     if image.format == "TIFF":
         return 1  # Pillow has applied it, to the size in the header too
@@ -281,8 +288,9 @@ def _orientation(image: PillowImage.Image) -> int:
         return 1
 
 
-def _upright(image: PillowImage.Image, array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    turn = _UPRIGHT.get(_orientation(image))
+def upright(image: PillowImage.Image, array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Turn pixels of an image as they are stored, H x W x ..., as they are meant to be seen."""
+    turn = _UPRIGHT.get(orientation(image))
     return array if turn is None else np.ascontiguousarray(turn(array))
 
 
@@ -295,15 +303,21 @@ def _raw_mode(image: PillowImage.Image) -> str:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[PillowImage.Image]:
-    """Open an image file; what fails inside the block becomes a DataError that names the file."""
+def opened(path: str | Path, largest: int | None = None, hint: str = SMALLER) -> Iterator[PillowImage.Image]:
+    """Open an image file; what fails inside the block becomes a DataError that names the file.
+
+    Args:
+        path: A file of one of the formats of `IMAGE_SUFFIXES`.
+        largest: Pixels that it may have, if not as many as Pillow takes for safe.
+        hint: What to do with a larger one.
+    """
     path = Path(path)
     where = show_path(path)
     try:
         if not path.is_file():  # opening a pipe would wait for ever
             what = "no regular file" if path.exists() else "nothing there"
             raise DataError(f"{where}: expected an image file, got {what}")
-        with path.open("rb") as file, PillowImage.open(file, formats=_FORMATS) as image:
+        with path.open("rb") as file, _open_pillow(file, largest) as image:
             if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a photo and its thumbnails
                 raise DataError(
                     f"{where}: expected one image, got a file of several",
@@ -317,7 +331,7 @@ def _opened(path: str | Path) -> Iterator[PillowImage.Image]:
         count = f"{int(number.group()) / 1e6:.0f} million pixels" if number else "many pixels"
         raise DataError(
             f"{where}: the image has {count}, too many to be read safely",
-            hint="cut it into parts, or raise PIL.Image.MAX_IMAGE_PIXELS in Python if you trust the file",
+            hint=hint,
         ) from error
     except UnidentifiedImageError as error:
         raise DataError(
@@ -330,6 +344,22 @@ def _opened(path: str | Path) -> Iterator[PillowImage.Image]:
             f"{where}: cannot read the image: {show_path(reason)}",
             hint="the file is damaged or unreadable: replace it or take it away",
         ) from error
+
+
+def _open_pillow(file: BinaryIO, largest: int | None) -> PillowImage.Image:
+    """Open an image of at most so many pixels: what Pillow allows is in a global variable."""
+    usual = PillowImage.MAX_IMAGE_PIXELS
+    if usual is None or largest is None or largest <= usual:
+        return PillowImage.open(file, formats=_FORMATS)
+    try:
+        PillowImage.MAX_IMAGE_PIXELS = largest  # it warns from there on
+        image = PillowImage.open(file, formats=_FORMATS)
+    finally:
+        PillowImage.MAX_IMAGE_PIXELS = usual
+    if (pixels := image.width * image.height) > largest:
+        image.close()
+        raise PillowImage.DecompressionBombError(f"{pixels} pixels")
+    return image
 
 
 def write_mask(

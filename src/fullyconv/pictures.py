@@ -33,7 +33,6 @@ __all__ = [
     "reconstruction_panel",
     "save_picture",
     "sheet",
-    "to_look_at",
     "validation_panel",
     "with_legend",
 ]
@@ -47,8 +46,6 @@ _PAPER = (255, 255, 255)
 _HATCH = ((222, 222, 222), (190, 190, 190))  # of ignored pixels: light and dark stripes
 _STRIPE = 3  # width of a stripe along the rows, in pixels
 _NEARLY_BLACK = 64  # a class whose colour stays below this in all parts is not tinted in overlays
-_LARGE = 16_000_000  # pixels of an image whose overlay is reduced
-_LONGEST = 4096  # side of that overlay, in pixels
 _STRIP = 512  # rows that are blended at a time
 _PANEL_WIDTH = 1600  # what a panel aims at, in pixels
 _GAP = 12  # between cells, in pixels
@@ -82,19 +79,6 @@ def colorize(mask: Mask, table: ClassTable) -> Image:
     if ignored.any():
         picture[ignored] = _hatch(mask.shape)[ignored]
     return picture
-
-
-def to_look_at(image: Image, mask: Mask) -> tuple[Image, Mask]:
-    """Reduce an image of more than 16 megapixels, and its mask, to 4,096 pixels on the longer side."""
-    height, width = mask.shape
-    if height * width <= _LARGE:
-        return image, mask
-    factor = _LONGEST / max(height, width)
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    smaller = PillowImage.fromarray(image).resize(size, PillowImage.Resampling.BOX)
-    return np.asarray(smaller), np.asarray(
-        PillowImage.fromarray(mask).resize(size, PillowImage.Resampling.NEAREST)
-    )
 
 
 def overlay(image: Image, mask: Mask, table: ClassTable, *, alpha: float = 0.5, border: int = 1) -> Image:

@@ -21,7 +21,7 @@ from fullyconv.shapes import Image, Images, Logits, Mask, Size
 from fullyconv.sizes import padded_size
 from fullyconv.streaming import RowStream
 from fullyconv.tiles import Box, Tile, cut, largest_sides
-from fullyconv.upsample import predict_mask, upsample_logits
+from fullyconv.upsample import predict_confidence, predict_mask, upsample_logits
 
 __all__ = ["Predictor"]
 
@@ -131,6 +131,28 @@ class Predictor:
         for area, logits, inner in self._logit_parts(size, read, rows):
             mask = predict_mask(logits, self.output_stride, (inner.bottom, inner.right))[0]
             yield area, mask[inner.slices].cpu().numpy()
+
+    def predict_with_confidence(
+        self, image: str | Path | PillowImage.Image | Image
+    ) -> tuple[Mask, npt.NDArray[np.float32]]:
+        """Predict the class of every pixel, and its probability.
+
+        Returns:
+            H x W uint8 class indices; H x W float32, what `probabilities` says of these classes.
+        """
+        pixels = as_rgb(image)
+        mask = np.empty(pixels.shape[:2], np.uint8)
+        confidence = np.empty(pixels.shape[:2], np.float32)
+        for area, classes, values in self.confidence_parts(pixels.shape[:2], lambda box: pixels[box.slices]):
+            mask[area.slices], confidence[area.slices] = classes, values
+        return mask, confidence
+
+    def confidence_parts(self, size: Size, read: Read) -> Iterator[tuple[Box, Mask, npt.NDArray[np.float32]]]:
+        """Predict an image as `mask_parts` does, and yield the probability of each class in the mask as well."""
+        for area, logits, inner in self._logit_parts(size, read):
+            form = self.output_stride, (inner.bottom, inner.right)
+            mask, confidence = predict_mask(logits, *form)[0], predict_confidence(logits, *form)[0]
+            yield area, mask[inner.slices].cpu().numpy(), confidence[inner.slices].cpu().numpy()
 
     def predict_tile(self, window: Image, tile: Tile) -> Mask:
         """Predict the mask of a tile's area from the pixels of its window."""

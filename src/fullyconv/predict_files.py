@@ -1,24 +1,67 @@
-"""Predict image files: read ahead, write behind, each output whole or not at all."""
+"""Predict image files: each output is there whole or not at all, and no large image is in memory whole.
 
-from collections.abc import Mapping
+Images up to `LARGE` pixels are read ahead and their masks written behind. Larger ones, and those with a place on
+the Earth, are read part by part while their mask is written (`fullyconv.sources`).
+"""
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from fullyconv.atomic import atomic_path
+from fullyconv.array_file import is_item
+from fullyconv.atomic import atomic_path, remove_stale_temporaries
 from fullyconv.class_table import ClassTable
-from fullyconv.errors import UsageError
+from fullyconv.errors import UsageError, show_path
 from fullyconv.images import read_image, verify_image, write_image, write_mask
 from fullyconv.lecture import FIGURES, lecture_figures
+from fullyconv.memory import available_bytes, shown_bytes
 from fullyconv.pictures import overlay as draw_overlay
-from fullyconv.pictures import save_picture, to_look_at, with_legend
+from fullyconv.pictures import save_picture, with_legend
 from fullyconv.predict import Predictor
 from fullyconv.progress import Progress, Silent
 from fullyconv.shapes import Image, Mask
+from fullyconv.sources import open_image, read_header
+from fullyconv.sources.reduced import Reduced
+from fullyconv.tiles import Box
 
 __all__ = ["predict_files"]
+
+LARGE = 16_000_000
+"""Pixels from which on an image is read part by part."""
+
+GREYS = {value: (value, value, value) for value in range(256)}
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """What is written of an image beside its mask."""
+
+    overlay: bool
+    probabilities: bool
+    confidence: bool
+    lecture: bool
+
+    def endings(self, suffix: str) -> list[str]:
+        """Of the names of these files, for a mask with a suffix."""
+        found = ["_overlay.png"] * self.overlay + ["_probabilities.npz"] * self.probabilities
+        return (
+            found + [f"_confidence{suffix}"] * self.confidence + [f"{name}.png" for name in FIGURES] * self.lecture
+        )
+
+
+@dataclass(frozen=True)
+class _Prediction:
+    """What is known of an image: H x W class indices, H x W confidence, C x H x W probabilities."""
+
+    mask: Mask
+    confidence: npt.NDArray[np.float32] | None
+    probabilities: npt.NDArray[np.float16] | None
 
 
 def predict_files(
@@ -28,6 +71,7 @@ def predict_files(
     *,
     overlay: bool = True,
     probabilities: bool = False,
+    confidence: bool = False,
     lecture: bool = False,
     progress: Progress | None = None,
 ) -> int:
@@ -37,9 +81,12 @@ def predict_files(
         predictor: The model.
         images: Output names and files, from `find_images`.
         out: The folder for `NAME.png` (palette PNG of mask values), `NAME_overlay.png` and, where asked for,
-            `NAME_probabilities.npz` (C x H x W float16 as `probabilities`, class names as `classes`).
+            `NAME_probabilities.npz` (C x H x W float16 as `probabilities`, class names as `classes`). The mask
+            of a large TIFF or of a GeoTIFF is `NAME.tif`: tiled, with a pyramid.
         overlay: Write overlays; those of images above 16 megapixels with 4,096 pixels on the longer side.
         probabilities: Write probabilities.
+        confidence: Write `NAME_confidence.png`, or `.tif` like the mask: the probability of the class that the
+            mask shows, 0..255 for 0..1.
         lecture: Write the lecture's figures, `NAME_lecture_maps.png`, `NAME_lecture_mask.png` and
             `NAME_lecture_overlay.png`.
         progress: Where to report.
@@ -48,65 +95,159 @@ def predict_files(
         The number of masks written.
 
     Raises:
-        UsageError: A file to be written is there already; nothing is written then.
-        DataError: An image cannot be read; nothing is written then.
+        UsageError: A file to be written is there already, or probabilities are asked for of an image for which
+            there is not enough memory; nothing is written then.
+        DataError: An image cannot be read. Nothing is written then, unless it is a large one with damaged pixels:
+            then nothing of this one, and of those behind it.
     """
-    table = predictor.class_table
-    suffixes = [".png"] + ["_overlay.png"] * overlay + ["_probabilities.npz"] * probabilities
-    suffixes += [f"{name}.png" for name in FIGURES] * lecture
-    for name in images:
-        for suffix in suffixes:
-            if (there := out / f"{name}{suffix}").exists():
-                raise UsageError(f"{there} is there already", hint="choose another folder with -o")
-    for path in images.values():
-        verify_image(path)
+    progress = progress or Silent()
+    outputs = _Outputs(overlay, probabilities, confidence, lecture)
+    by_parts = _check(predictor, images, out, outputs, progress)
+    remove_stale_temporaries(out)
     names = list(images)
+
+    def read(name: str) -> Image | None:
+        return None if by_parts[name] else read_image(images[name])
+
     with (
-        (progress or Silent()).track("predicting", len(images)) as step,
+        progress.track("predicting", len(images)) as step,
         # While one image is computed, the next is read and the one before is written.
         ThreadPoolExecutor(1) as reader,
         ThreadPoolExecutor(1) as writer,
     ):
-        ahead = [reader.submit(read_image, images[name]) for name in names[:1]]
+        ahead = [reader.submit(read, name) for name in names[:1]]
         behind: list[Future[None]] = []
         for place, name in enumerate(names):
             image = ahead.pop().result()
-            ahead += [reader.submit(read_image, images[following]) for following in names[place + 1 : place + 2]]
-            mask = predictor.predict(image)
-            values = predictor.probabilities(image).astype(np.float16) if probabilities else None
-            for written in behind:
-                written.result()
-            behind = [
-                writer.submit(_write, out / name, image, mask, values, table, overlay=overlay, lecture=lecture)
-            ]
+            if image is None:
+                _predict_by_parts(predictor, images[name], out / name, outputs)
+            ahead += [reader.submit(read, following) for following in names[place + 1 : place + 2]]
+            if image is not None:
+                found = _predict(predictor, image, outputs)
+                for written in behind:
+                    written.result()
+                behind = [writer.submit(_write, out / name, image, found, predictor.class_table, outputs)]
             step()
         for written in behind:
             written.result()
     return len(images)
 
 
-def _write(
-    base: Path,
-    image: Image,
-    mask: Mask,
-    probabilities: npt.NDArray[np.float16] | None,
-    table: ClassTable,
-    *,
-    overlay: bool,
-    lecture: bool,
-) -> None:
+def _check(
+    predictor: Predictor, images: Mapping[str, Path], out: Path, outputs: _Outputs, progress: Progress
+) -> dict[str, bool]:
+    """Refuse what cannot go well before anything is written; say of each image whether it is read by parts."""
+    headers = {name: read_header(path) for name, path in images.items()}
+    by_parts = {
+        name: header.place_kept or (math.prod(header.size) > LARGE and not is_item(images[name]))
+        for name, header in headers.items()
+    }
+    for name, header in headers.items():
+        suffix = header.mask_suffix if by_parts[name] else ".png"
+        for ending in (suffix, *outputs.endings(suffix)):
+            if (there := _named(out / name, ending)).exists():
+                raise UsageError(f"{there} is there already", hint="choose another folder with -o")
+        needed = math.prod(header.size) * (predictor.class_table.num_classes * 6 + 16)
+        if (outputs.probabilities or outputs.lecture) and by_parts[name] and needed > (free := available_bytes()):
+            raise UsageError(
+                f"the probabilities of {show_path(images[name])} take {shown_bytes(needed)} of memory, there are "
+                f"{shown_bytes(free)}",
+                hint="leave them out, or ask for --confidence",
+            )
+    lost = [name for name, header in headers.items() if header.placed and not header.place_kept]
+    if lost:
+        progress.say(
+            f"{show_path(images[lost[0]])} is a GeoTIFF: to keep its place on the Earth, "
+            'pip install "fullyconv[geo]"'
+        )
+    for name, path in images.items():
+        if not by_parts[name]:
+            verify_image(path)
+    return by_parts
+
+
+def _predict(predictor: Predictor, image: Image, outputs: _Outputs) -> _Prediction:
+    probabilities = predictor.probabilities(image).astype(np.float16) if outputs.probabilities else None
+    if outputs.confidence:
+        mask, confidence = predictor.predict_with_confidence(image)
+        return _Prediction(mask, confidence, probabilities)
+    return _Prediction(predictor.predict(image), None, probabilities)
+
+
+def _write(base: Path, image: Image, found: _Prediction, table: ClassTable, outputs: _Outputs) -> None:
     """Write what is known of an image to files whose names begin with `base`."""
     base.parent.mkdir(parents=True, exist_ok=True)
-    write_mask(_named(base, ".png"), table.encode(mask), {entry.value: entry.color for entry in table.classes})
-    if overlay:
-        picture = with_legend(draw_overlay(*to_look_at(image, mask), table), table, np.unique(mask).tolist())
-        save_picture(picture, _named(base, "_overlay.png"))
-    if lecture:
-        for ending, figure in lecture_figures(image, mask, table).items():
+    write_mask(_named(base, ".png"), table.encode(found.mask), _palette(table))
+    if found.confidence is not None:
+        write_mask(_named(base, "_confidence.png"), _in_bytes(found.confidence), GREYS)
+    if outputs.overlay:
+        _write_overlay(base, image, found.mask, table)
+    _write_arrays(base, image, found, table, outputs)
+
+
+def _write_arrays(base: Path, image: Image, found: _Prediction, table: ClassTable, outputs: _Outputs) -> None:
+    """Write what needs the whole image in memory."""
+    if outputs.lecture:
+        for ending, figure in lecture_figures(image, found.mask, table).items():
             write_image(_named(base, f"{ending}.png"), figure)
-    if probabilities is not None:
+    if found.probabilities is not None:
         with atomic_path(_named(base, "_probabilities.npz")) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, probabilities=probabilities, classes=np.array(table.names))
+            np.savez_compressed(file, probabilities=found.probabilities, classes=np.array(table.names))
+
+
+def _predict_by_parts(predictor: Predictor, path: Path, base: Path, outputs: _Outputs) -> None:
+    """Predict an image while it is read and its mask is written."""
+    table = predictor.class_table
+    base.parent.mkdir(parents=True, exist_ok=True)
+    with open_image(path) as source, tempfile.TemporaryFile(dir=base.parent) as spool:
+        look = Reduced(source.size)
+
+        def read(box: Box) -> Image:
+            pixels = source.read(box)
+            look.add_image(box, pixels)
+            return pixels
+
+        def parts() -> Iterator[tuple[Box, Mask]]:
+            if not outputs.confidence:
+                pairs = predictor.mask_parts(source.size, read)
+                yield from ((box, seen(box, mask)) for box, mask in pairs)
+                return
+            for box, mask, confidence in predictor.confidence_parts(source.size, read):
+                spool.write(_in_bytes(confidence).tobytes())
+                boxes.append(box)
+                yield box, seen(box, mask)
+
+        def seen(box: Box, mask: Mask) -> Mask:
+            look.add_mask(box, mask)
+            return table.encode(mask)
+
+        boxes: list[Box] = []
+        if outputs.probabilities or outputs.lecture:
+            image = source.read(Box(0, 0, *source.size))
+            found = _predict(predictor, image, replace(outputs, confidence=False))
+            _write_arrays(base, image, found, table, outputs)
+        source.write_mask(_named(base, source.mask_suffix), parts(), _palette(table))
+        if outputs.overlay:
+            _write_overlay(base, look.image, look.mask, table)
+        if outputs.confidence:
+            spool.seek(0)
+            grey = (
+                (box, np.frombuffer(spool.read(math.prod(box.size)), np.uint8).reshape(box.size)) for box in boxes
+            )
+            source.write_mask(_named(base, f"_confidence{source.mask_suffix}"), grey, GREYS)
+
+
+def _write_overlay(base: Path, image: Image, mask: Mask, table: ClassTable) -> None:
+    picture = with_legend(draw_overlay(image, mask, table), table, np.unique(mask).tolist())
+    save_picture(picture, _named(base, "_overlay.png"))
+
+
+def _palette(table: ClassTable) -> dict[int, tuple[int, int, int]]:
+    return {entry.value: entry.color for entry in table.classes}
+
+
+def _in_bytes(confidence: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    return np.rint(confidence * 255).astype(np.uint8)
 
 
 def _named(base: Path, ending: str) -> Path:

@@ -53,10 +53,13 @@ class Rule:
         needs: Which rows of the inputs it reads for rows `top` to `bottom` of its result, ends not included.
             Both grow with what is asked for.
         compute: Rows `top` to `bottom` of the result, from the rows of each input that it needs.
+        local: Whether a row of the result needs no more than the neighbours of one row. Such an operation can be
+            done late, when its result is read.
     """
 
     needs: Callable[[int, int], Rows]
     compute: Callable[[list[Tensor], int, int], Tensor]
+    local: bool = False
 
 
 def rule_of(node: fx.Node, values: Mapping[fx.Node, Any]) -> Rule:
@@ -134,7 +137,7 @@ def _pointwise(node: fx.Node, inputs: Sequence[fx.Node], values: Mapping[fx.Node
         result = target(*args, **map_arg(node.kwargs, given))
         return _tensor(result[0] if isinstance(result, tuple) else result)
 
-    return Rule(_same, compute)
+    return Rule(_same, compute, local=True)
 
 
 def _same(top: int, bottom: int) -> Rows:
@@ -188,7 +191,8 @@ def _convolution(
         result = functional.conv2d(filled, weight, bias, stride, (0, padding[1]), dilation, groups)
         return result[..., : bottom - top, :].clone() if below else result
 
-    return Rule(lambda top, bottom: _within(rows, reads(top, bottom)), compute)
+    local = weight.shape[-2] == stride[0] == 1
+    return Rule(lambda top, bottom: _within(rows, reads(top, bottom)), compute, local)
 
 
 def _missing_rows(rows: int, width: int) -> int:
@@ -273,7 +277,7 @@ def _constant_pad(rows: int, padding: list[int], value: float = 0.0) -> Rule:
         filled = _filled(maps[0], rows, (top - above, bottom - above), value)
         return functional.pad(filled, (left, right), value=value)
 
-    return Rule(lambda top, bottom: _within(rows, (top - above, bottom - above)), compute)
+    return Rule(lambda top, bottom: _within(rows, (top - above, bottom - above)), compute, local=True)
 
 
 def _bilinear(
@@ -298,25 +302,28 @@ def _bilinear(
         result = aten.upsample_bilinear2d.default(maps[0], [more, size[1]], False, down, along)
         return _tensor(result[..., top - first : bottom - first, :])
 
-    return Rule(needs, compute)
+    return Rule(needs, compute, local=True)
 
 
 def _index_select(axis: int, index: Tensor) -> Rule:
     if axis % 4 != 2:
-        return Rule(_same, lambda maps, top, bottom: maps[0].index_select(axis, index))
+        return Rule(_same, lambda maps, top, bottom: maps[0].index_select(axis, index), local=True)
     places: list[int] = index.tolist()
     if places != sorted(places):
         raise NotStreamableError("rows are read in another order")
     return Rule(
         lambda top, bottom: (places[top], places[bottom - 1] + 1),
         lambda maps, top, bottom: maps[0].index_select(axis, index[top:bottom] - places[top]),
+        local=True,
     )
 
 
 def _slice(axis: int, start: int | None = None, end: int | None = None, step: int = 1) -> Rule:
     if axis % 4 != 2:
-        return Rule(_same, lambda maps, top, bottom: _tensor(aten.slice.Tensor(maps[0], axis, start, end, step)))
+        return Rule(
+            _same, lambda maps, top, bottom: _tensor(aten.slice.Tensor(maps[0], axis, start, end, step)), True
+        )
     if step != 1:
         raise NotStreamableError("rows are left out")
     first = start or 0
-    return Rule(lambda top, bottom: (first + top, first + bottom), lambda maps, top, bottom: maps[0])
+    return Rule(lambda top, bottom: (first + top, first + bottom), lambda maps, top, bottom: maps[0], local=True)

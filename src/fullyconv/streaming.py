@@ -103,6 +103,7 @@ class RowStream:
         for number, step in enumerate(self._steps):
             for source in step.inputs:
                 self._readers[source].append(number)
+        self._deferred = _deferred(self._steps, image.nbytes)
         self.size: Size = (image.shape[-2], image.shape[-1])
         self.rows = self._steps[-1].rows
 
@@ -122,8 +123,9 @@ class RowStream:
         for band in bands:
             held[IMAGE].append(band)
             done[IMAGE] += band.shape[-2]
+            ends = self._ends(done)
             for number, step in enumerate(self._steps):
-                top, bottom = done[number], self._reachable(number, done)
+                top, bottom = done[number], ends[number]
                 if bottom > top:
                     rows = [held[source].read(*step.rule.needs(top, bottom)) for source in step.inputs]
                     held[number].append(step.rule.compute(rows, top, bottom))
@@ -141,22 +143,35 @@ class RowStream:
         done, most, settled = [0] * (len(self._steps) + 1), 0, 0
         while done[IMAGE] < self.size[0] and settled < SETTLED_BANDS:
             done[IMAGE] = min(done[IMAGE] + band, self.size[0])
-            for number in range(len(self._steps)):
-                done[number] = self._reachable(number, done)
+            done = self._ends(done)
             kept = (rows - min(self._first_needed(source, done), rows) for source, rows in enumerate(done[:-1]))
             most = max(most, sum(rows * step.row_bytes for rows, step in zip(kept, self._steps, strict=True)))
             settled += done[-2] > 0
         return most
 
-    def _reachable(self, number: int, done: Sequence[int]) -> int:
-        """How far a step can get with the rows that there are of its inputs."""
-        step = self._steps[number]
-        there = min(done[source] for source in step.inputs)
-        low, high = done[number], step.rows
-        while low < high:  # the rows that are needed grow with those that are wanted
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if step.rule.needs(done[number], middle)[1] <= there else (low, middle - 1)
-        return low
+    def _ends(self, done: Sequence[int]) -> list[int]:
+        """How far each step is to get, with the rows that there are of the image."""
+        ends = list(done)
+        for number, step in enumerate(self._steps):
+            there = min(ends[source] for source in step.inputs)
+            low, high = done[number], step.rows
+            while low < high:  # the rows that are needed grow with those that are wanted
+                middle = (low + high + 1) // 2
+                low, high = (
+                    (middle, high) if step.rule.needs(done[number], middle)[1] <= there else (low, middle - 1)
+                )
+            ends[number] = low
+        for number in reversed(range(len(self._steps))):
+            if self._deferred[number]:
+                ends[number] = max(self._wanted(reader, done, ends) for reader in self._readers[number])
+                ends[number] = max(ends[number], done[number])
+        return ends
+
+    def _wanted(self, reader: int, done: Sequence[int], ends: Sequence[int]) -> int:
+        """How many rows of its inputs a step needs to get where it is to get."""
+        if ends[reader] == done[reader]:
+            return 0
+        return self._steps[reader].rule.needs(done[reader], ends[reader])[1]
 
     def _first_needed(self, source: int, done: Sequence[int]) -> int:
         """The first row of a map that one of its readers has still to read."""
@@ -166,6 +181,22 @@ class RowStream:
             if ready < step.rows:
                 first = min(first, step.rule.needs(ready, ready + 1)[0])
         return first
+
+
+def _deferred(steps: Sequence[_Step], image_bytes: int) -> list[bool]:
+    """Say of each step whether it waits until its result is read.
+
+    Where maps of several strides are added, the finer ones wait for the coarsest. Let wait what is small:
+    the features of the encoder, not what a decoder has made of them on the grid of its output. So a step waits if
+    it is local and its result larger than all that it is made of, back to the last steps that did not wait.
+    """
+    size = [*(step.rows * step.row_bytes for step in steps), image_bytes]
+    made_of: list[set[int]] = [set() for _ in steps] + [{IMAGE}]
+    for number, step in enumerate(steps):
+        sources = set().union(*(made_of[source] for source in step.inputs))
+        larger = sum(size[source] for source in sources) <= size[number]
+        made_of[number] = sources if step.rule.local and larger else {number}
+    return [number not in made_of[number] for number in range(len(steps) - 1)] + [False]
 
 
 def _steps_of(module: fx.GraphModule) -> list[_Step]:

@@ -13,7 +13,14 @@ from torch.nn import functional
 
 from fullyconv.shapes import Logits, Masks, Size
 
-__all__ = ["bilinear_kernel", "bilinear_upsampling", "pixel_logits", "predict_mask", "upsample_logits"]
+__all__ = [
+    "bilinear_kernel",
+    "bilinear_upsampling",
+    "pixel_logits",
+    "predict_confidence",
+    "predict_mask",
+    "upsample_logits",
+]
 
 BAND_VALUES = 4_000_000
 """Full-size logits that are held at a time where all of a band are computed (16 MB in float32)."""
@@ -202,6 +209,33 @@ def _first_maximum(logits: Tensor) -> Tensor:
         index.masked_fill_(better, channel)
         torch.maximum(best, logits[channel], out=best)
     return index
+
+
+@torch.no_grad()
+def predict_confidence(logits: Logits, output_stride: int, size: Size) -> Tensor:
+    """Give each pixel the softmax probability of the class with the highest upsampled logit.
+
+    All classes count, so all are upsampled, but only for a few rows at a time.
+
+    Args:
+        logits: N x C x h x w, covering the image.
+        output_stride: Pixels between neighbouring logits.
+        size: (height, width) of the image in pixels.
+
+    Returns:
+        N x height x width float32, 1 / C to 1: `upsample_logits(...).softmax(1).amax(1)` within rounding.
+    """
+    count, classes, cells, _ = logits.shape
+    confidence = logits.new_empty((count, *size), dtype=torch.float32)
+    rows = max(BAND_VALUES // (count * classes * size[1]) // output_stride, 1)  # of cells
+    for first in range(0, -(-size[0] // output_stride), rows):
+        top, bottom = max(first - 1, 0), min(first + rows + 1, cells)
+        start, end = first * output_stride, min((first + rows) * output_stride, size[0])
+        origin = top * output_stride
+        wide = upsample_logits(logits[:, :, top:bottom].float(), output_stride, (end - origin, size[1]))
+        wide = wide[:, :, start - origin :]
+        confidence[:, start:end] = 1 / (wide - wide.amax(dim=1, keepdim=True)).exp_().sum(dim=1)
+    return confidence
 
 
 def pixel_logits(logits: Logits, output_stride: int, rows: Tensor, columns: Tensor) -> Tensor:

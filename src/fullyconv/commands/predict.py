@@ -30,6 +30,10 @@ def predict(
         bool,
         typer.Option("--probabilities", help="Write class probabilities as C x H x W float16 .npz, too."),
     ] = False,
+    confidence: Annotated[
+        bool,
+        typer.Option("--confidence", help="Write the probability of each pixel's class as a grey image, too."),
+    ] = False,
     lecture: Annotated[
         bool,
         typer.Option("--lecture", help="Write the lecture's figures, too: class maps, mask alone, pasted mask."),
@@ -38,19 +42,19 @@ def predict(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="What features may take, such as 800MB or 2GB: larger images are cut into tiles.",
+            help="What features may take, such as 800MB or 2GB: fewer rows are computed at a time then.",
             show_default="half of what is available",
         ),
     ] = None,
     tile: Annotated[
         int | None,
-        typer.Option(
-            min=1, metavar="PX", help="Side of the tiles, rounded up to the grid.", show_default="by memory"
-        ),
+        typer.Option(min=1, metavar="PX", help="Cut images into tiles of this side instead of bands of rows."),
     ] = None,
     verify_tiling: Annotated[
         bool,
-        typer.Option("--verify-tiling", help="Compare tiles with the whole image, pixel by pixel; write nothing."),
+        typer.Option(
+            "--verify-tiling", help="Compare tiles and rows with the whole image, pixel by pixel; write nothing."
+        ),
     ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -82,6 +86,7 @@ def predict(
         out,
         overlay=overlay,
         probabilities=probabilities,
+        confidence=confidence,
         lecture=lecture,
         progress=console,
     )

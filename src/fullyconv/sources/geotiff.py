@@ -1,0 +1,120 @@
+"""A GeoTIFF, whose mask lies at the same place on the Earth. Needs rasterio."""
+
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fullyconv.atomic import atomic_path
+from fullyconv.class_table import IGNORE_INDEX
+from fullyconv.errors import DataError, show_path
+from fullyconv.shapes import Image, Size
+from fullyconv.sources.blocks import BLOCK, MaskParts, colormap_of, levels_of, row_blocks
+from fullyconv.sources.tiff import eight_bit_rgb, explained
+from fullyconv.tiles import Box
+
+__all__ = ["GeoTiff", "rasterio_or_none"]
+
+LEAST_CACHE = 64_000_000
+"""Bytes of decoded tiles that GDAL keeps; by itself a twentieth of all memory."""
+
+
+def rasterio_or_none() -> Any | None:
+    """The library, if the extra is installed."""
+    try:
+        import rasterio  # noqa: PLC0415 - an extra
+        import rasterio.enums  # noqa: PLC0415
+        import rasterio.windows  # noqa: PLC0415
+    except ImportError:
+        return None
+    return rasterio
+
+
+class GeoTiff:
+    """A raster of 8 or 16 bits: grey, or the bands that are red, green and blue, else its first three.
+
+    Args:
+        library: rasterio.
+        path: The file.
+
+    Raises:
+        DataError: It is damaged, or of a kind that is not read.
+    """
+
+    mask_suffix = ".tif"
+
+    def __init__(self, library: Any, path: Path) -> None:
+        self._library, self._path = library, path
+        with ExitStack() as stack, explained(path):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", library.errors.NotGeoreferencedWarning)
+                self._file = stack.enter_context(library.open(path))
+            kinds = set(self._file.dtypes)
+            if len(kinds) > 1 or not kinds <= {"uint8", "uint16"} or self._file.count == 2:
+                raise DataError(
+                    f"{show_path(path)}: expected one band or three and more, of 8 or 16 bits, got "
+                    f"{self._file.count} of {', '.join(sorted(kinds))}",
+                    hint="convert it to 8-bit RGB",
+                )
+            row_of_tiles = self._file.block_shapes[0][0] * self._file.width * self._file.count * 2
+            stack.enter_context(library.Env(GDAL_CACHEMAX=max(LEAST_CACHE, 2 * row_of_tiles)))
+            self._open = stack.pop_all()
+        self.size: Size = (self._file.height, self._file.width)
+        self._bands = self._visible_bands()
+
+    def _visible_bands(self) -> list[int]:
+        """The bands that are red, green and blue, or the first three, or the only one."""
+        meaning = [color.name for color in self._file.colorinterp]
+        if {"red", "green", "blue"} <= set(meaning):
+            return [meaning.index(name) + 1 for name in ("red", "green", "blue")]
+        return [1, 2, 3] if self._file.count > 2 else [1]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._open.close()
+
+    def read(self, box: Box) -> Image:
+        """Return the pixels of a part; see `ImageSource`."""
+        with explained(self._path):
+            pixels = self._file.read(self._bands, window=self._window(box))
+        return eight_bit_rgb(np.moveaxis(pixels, 0, 2))
+
+    def _window(self, box: Box) -> Any:
+        return self._library.windows.Window(box.left, box.top, box.right - box.left, box.bottom - box.top)
+
+    def write_mask(self, path: Path, parts: MaskParts, palette: dict[int, tuple[int, int, int]]) -> None:
+        """Write the mask as GeoTIFF with a pyramid, at the same place; see `ImageSource`.
+
+        Pixels of which the image says that they hold nothing are 255, which is declared to hold nothing.
+        """
+        height, width = self.size
+        form = {
+            "driver": "GTiff",
+            "dtype": "uint8",
+            "count": 1,
+            "height": height,
+            "width": width,
+            "crs": self._file.crs,
+            "transform": self._file.transform,
+            "nodata": IGNORE_INDEX,
+            "tiled": True,
+            "blockxsize": BLOCK,
+            "blockysize": BLOCK,
+            "compress": "deflate",
+            "BIGTIFF": "IF_SAFER",
+        }
+        with atomic_path(path, overwrite=False) as temporary:
+            with self._library.open(temporary, "w", **form) as file:
+                file.write_colormap(1, dict(enumerate(map(tuple, colormap_of(palette).tolist()))))
+                if self._file.gcps[0]:
+                    file.gcps = self._file.gcps
+                top = 0
+                for block in row_blocks(parts, self.size):
+                    box = Box(top, 0, top + len(block), width)
+                    valid = self._file.dataset_mask(window=self._window(box)) > 0
+                    file.write(np.where(valid, block, IGNORE_INDEX), 1, window=self._window(box))
+                    top = box.bottom
+            with self._library.open(temporary, "r+") as file:
+                file.build_overviews(levels_of(self.size), self._library.enums.Resampling.nearest)

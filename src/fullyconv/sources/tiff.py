@@ -1,0 +1,188 @@
+"""A TIFF or BigTIFF, plain or a pyramid, of which only the tiles are read that are asked for. Needs tifffile."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fullyconv.atomic import atomic_path
+from fullyconv.errors import DataError, FullyConvError, show_path
+from fullyconv.shapes import Image, Mask, Size
+from fullyconv.sources.blocks import BLOCK, MaskParts, colormap_of, levels_of, row_blocks
+from fullyconv.tiles import Box
+
+__all__ = ["TiledTiff", "eight_bit_rgb", "explained", "tifffile_or_none"]
+
+KINDS = ("MINISBLACK", "RGB", "YCBCR")
+
+LARGEST_CLASSIC = 2**31
+"""Bytes of a mask from which on it is written as BigTIFF, whose offsets have 64 bits."""
+
+
+def tifffile_or_none() -> Any | None:
+    """The library, if the extra is installed."""
+    try:
+        import tifffile  # noqa: PLC0415 - an extra
+    except ImportError:
+        return None
+    return tifffile
+
+
+class TiledTiff:
+    """A TIFF that is read by tiles, or strips.
+
+    Args:
+        library: tifffile.
+        path: The file.
+
+    Raises:
+        DataError: It is damaged, or of a kind that is not read.
+    """
+
+    mask_suffix = ".tif"
+
+    def __init__(self, library: Any, path: Path) -> None:
+        self._library, self._path = library, path
+        with explained(path):
+            self._file = library.TiffFile(path)
+            self._page = page = self._only_page()
+        self.size: Size = (page.imagelength, page.imagewidth)
+        self._high = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
+        self._wide = page.tilewidth if page.is_tiled else page.imagewidth
+        self._across = -(-page.imagewidth // self._wide)
+        self._held: dict[int, Image] = {}
+
+    def _only_page(self) -> Any:
+        """The image at its full size, where there is one only and it is of a kind that is read."""
+        where = show_path(self._path)
+        images = [series for series in self._file.series if not series.keyframe.is_reduced]
+        level = self._file.series[0].levels[0]
+        if len(images) > 1 or len(level.pages) > 1:
+            raise DataError(
+                f"{where}: expected one image, got a file of several", hint="save each as a file of its own"
+            )
+        page = level.keyframe
+        kind = f"{page.samplesperpixel} x {page.dtype}, {page.photometric.name.lower()}"
+        if (
+            page.dtype not in (np.uint8, np.uint16)
+            or page.photometric.name not in KINDS
+            or page.samplesperpixel > 4
+        ):
+            raise DataError(
+                f"{where}: expected grey or RGB of 8 or 16 bits, got {kind}", hint="convert it to 8-bit RGB"
+            )
+        if page.planarconfig != 1:
+            raise DataError(
+                f"{where}: expected the channels of a pixel side by side, got them in planes",
+                hint="save it with planar configuration 1",
+            )
+        return page
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def read(self, box: Box) -> Image:
+        """Return the pixels of a part; see `ImageSource`."""
+        numbers = range(box.top // self._high, (box.bottom - 1) // self._high + 1)
+        with explained(self._path):
+            self._held = {
+                number: self._held[number] if number in self._held else self._row_of_tiles(number)
+                for number in numbers
+            }
+        top = numbers.start * self._high
+        parts = [self._held[number][:, box.left : box.right] for number in numbers]
+        return np.concatenate(parts)[box.top - top : box.bottom - top]
+
+    def _row_of_tiles(self, number: int) -> Image:
+        page = self._page
+        height = min(self._high, self.size[0] - number * self._high)
+        rows = np.zeros((height, self._across * self._wide, page.samplesperpixel), page.dtype)
+        indices = range(number * self._across, (number + 1) * self._across)
+        segments = self._file.filehandle.read_segments(
+            [page.dataoffsets[index] for index in indices],
+            [page.databytecounts[index] for index in indices],
+            indices=indices,
+            sort=False,
+        )
+        for data, index in segments:
+            tile = page.decode(data, index, jpegtables=page.jpegtables)[0]
+            if tile is not None:  # a sparse file leaves empty tiles out
+                left = (index - indices.start) * self._wide
+                pixels = tile[0, :height]
+                rows[: len(pixels), left : left + pixels.shape[1]] = pixels
+        return eight_bit_rgb(rows[:, : self.size[1]])
+
+    def write_mask(self, path: Path, parts: MaskParts, palette: dict[int, tuple[int, int, int]]) -> None:
+        """Write the mask as a tiled TIFF with a pyramid; see `ImageSource`."""
+        factors = levels_of(self.size)
+        big = self.size[0] * self.size[1] > LARGEST_CLASSIC
+        form = {
+            "dtype": np.uint8,
+            "tile": (BLOCK, BLOCK),
+            "compression": "zlib",
+            "photometric": "palette",
+            "colormap": colormap_of(palette).T.astype(np.uint16) * 257,
+            "metadata": None,
+        }
+        with ExitStack() as stack:
+            levels = [stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for _ in factors]
+            temporary = stack.enter_context(atomic_path(path, overwrite=False))
+            file = stack.enter_context(self._library.TiffWriter(temporary, bigtiff=big))
+            blocks = _keeping(row_blocks(parts, self.size), factors, levels)
+            file.write(_tiles(blocks), shape=self.size, subifds=len(factors), **form)
+            for factor, level in zip(factors, levels, strict=True):
+                size = (-(-self.size[0] // factor), -(-self.size[1] // factor))
+                file.write(_tiles(_blocks_of(level, size[1])), shape=size, subfiletype=1, **form)
+
+
+def _keeping(blocks: Iterator[Mask], factors: list[int], levels: Sequence[IO[bytes]]) -> Iterator[Mask]:
+    """Pass blocks on; put every second, fourth, ... pixel of them into files, one a level."""
+    for block in blocks:
+        for factor, level in zip(factors, levels, strict=True):
+            level.write(block[::factor, ::factor].tobytes())
+        yield block
+
+
+def _blocks_of(level: IO[bytes], width: int) -> Iterator[Mask]:
+    level.seek(0)
+    while data := level.read(BLOCK * width):
+        yield np.frombuffer(data, np.uint8).reshape(-1, width)
+
+
+def _tiles(blocks: Iterator[Mask]) -> Iterator[Mask]:
+    """Cut blocks of rows into tiles, filled up at the right and bottom."""
+    for block in blocks:
+        for left in range(0, block.shape[1], BLOCK):
+            part = block[:, left : left + BLOCK]
+            yield np.pad(part, ((0, BLOCK - part.shape[0]), (0, BLOCK - part.shape[1])))
+
+
+def eight_bit_rgb(pixels: npt.NDArray[Any]) -> Image:
+    """Turn H x W x (1..4) of 8 or 16 bits into H x W x 3 uint8 RGB, as `fullyconv.images.to_rgb` does.
+
+    Grey is repeated, alpha is dropped. Grey of 16 bits is divided by 257; of such colours the upper 8 bits count.
+    """
+    pixels = pixels[..., :3] if pixels.shape[-1] > 2 else pixels[..., :1]
+    if pixels.dtype == np.uint16:
+        grey = pixels.shape[-1] == 1
+        pixels = (((pixels.astype(np.uint32) + 128) // 257) if grey else pixels >> 8).astype(np.uint8)
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[-1] == 1 else pixels
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn whatever a reader raises into a DataError that names the file."""
+    try:
+        yield
+    except FullyConvError:
+        raise
+    except Exception as error:  # damaged files make readers raise a dozen kinds
+        raise DataError(
+            f"{show_path(path)}: cannot read the image: {show_path(str(error) or type(error).__name__)}",
+            hint="the file is damaged or unreadable: replace it or take it away",
+        ) from error
