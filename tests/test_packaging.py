@@ -1,6 +1,7 @@
 """What is installed with the package is what it imports, at versions that were tested."""
 
 import ast
+import itertools
 import re
 import sys
 import tomllib
@@ -34,7 +35,8 @@ def imported():
 
 
 def test_the_package_imports_what_it_declares_and_no_more():
-    declared = {name_of(text) for text in PROJECT["project"]["dependencies"]}
+    extras = PROJECT["project"]["optional-dependencies"].values()
+    declared = {name_of(text) for text in itertools.chain(PROJECT["project"]["dependencies"], *extras)}
     allowed = {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in declared} | COME_ALONG | {"fullyconv"}
     assert set(imported()) - set(sys.stdlib_module_names) <= allowed
 

@@ -57,3 +57,82 @@ def test_nothing_is_written_where_one_image_cannot_be_read(predictor, pixels, tm
     with pytest.raises(DataError, match=r"b\.png"):
         predict_files(predictor, find_images([tmp_path / "a.png", tmp_path / "b.png"]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """Limits at which the images of these tests count as large."""
+    monkeypatch.setattr("fullyconv.predict_files.LARGE", 2_000)
+    monkeypatch.setattr("fullyconv.predict.FREE_PIXELS", 1_000)
+    monkeypatch.setattr("fullyconv.predict.WHOLE_PIXELS", 1_000)
+    monkeypatch.setattr("fullyconv.predict.BAND_BYTES", 1)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_large_image_is_read_and_written_by_parts(predictor, pixels, tmp_path, large, monkeypatch, suffix):
+    Image.fromarray(pixels).save(tmp_path / f"image{suffix}")
+    monkeypatch.setattr("fullyconv.predict_files.read_image", None)
+    options = {"probabilities": True, "confidence": True, "lecture": True}
+    assert predict_files(predictor, find_images([tmp_path / f"image{suffix}"]), tmp_path / "out", **options) == 1
+    mask, confidence = predictor.predict_with_confidence(pixels)
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {
+        f"image{suffix}",
+        f"image_confidence{suffix}",
+        "image_overlay.png",
+        "image_probabilities.npz",
+    } <= written
+    assert len(written) == 7
+    values = np.asarray(Image.open(tmp_path / "out" / f"image{suffix}"))
+    assert np.array_equal(values, np.array([10, 20])[mask])
+    grey = np.asarray(Image.open(tmp_path / "out" / f"image_confidence{suffix}"))
+    assert np.array_equal(grey, np.rint(confidence * 255))
+    assert grey.min() >= 127
+
+
+def test_confidence_is_written_for_images_that_are_not_large(predictor, pixels, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    predict_files(
+        predictor, find_images([tmp_path / "image.png"]), tmp_path / "out", confidence=True, overlay=False
+    )
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["image.png", "image_confidence.png"]
+    best = predictor.probabilities(pixels).max(axis=0)
+    np.testing.assert_allclose(
+        np.asarray(Image.open(tmp_path / "out" / "image_confidence.png")), best * 255, atol=0.51
+    )
+
+
+def test_a_large_image_that_is_damaged_leaves_nothing_of_its_own(predictor, pixels, tmp_path, large):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    Image.fromarray(pixels).save(tmp_path / "b.tif", compression="tiff_deflate")
+    data = (tmp_path / "b.tif").read_bytes()
+    (tmp_path / "b.tif").write_bytes(data[:100] + bytes(200) + data[300:])
+    with pytest.raises(DataError, match=r"b\.tif"):
+        predict_files(predictor, find_images([tmp_path]), tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "a_overlay.png"]
+
+
+def test_a_mask_that_is_there_as_tiff_is_not_overwritten(predictor, pixels, tmp_path, large):
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.tif").write_text("mine")
+    with pytest.raises(UsageError, match=r"a\.tif is there already"):
+        predict_files(predictor, find_images([tmp_path / "a.tif"]), tmp_path / "out")
+
+
+def test_probabilities_that_do_not_fit_are_refused_before_anything_is_written(
+    predictor, pixels, tmp_path, large, monkeypatch
+):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    monkeypatch.setattr("fullyconv.predict_files.available_bytes", lambda: 1_000)
+    with pytest.raises(UsageError, match=r"the probabilities of .*a\.png take 58\.2 kB of memory, there are 1 kB"):
+        predict_files(predictor, find_images([tmp_path / "a.png"]), tmp_path / "out", probabilities=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_killed_run_left_is_removed(predictor, pixels, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f".{2**22 + 1}-{'0' * 16}.tmp").write_text("half a mask")
+    predict_files(predictor, find_images([tmp_path / "a.png"]), tmp_path / "out", overlay=False)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]

@@ -123,7 +123,7 @@ def small(monkeypatch):
     """Limits at which images of tests count as large."""
     monkeypatch.setattr("fullyconv.predict.FREE_PIXELS", 1_000)
     monkeypatch.setattr("fullyconv.predict.WHOLE_PIXELS", 10_000)
-    monkeypatch.setattr("fullyconv.predict.BAND_PIXELS", 9_000)
+    monkeypatch.setattr("fullyconv.predict.BAND_BYTES", 1_000_000)
 
 
 @pytest.mark.parametrize("form", ["practical, hidden", "FCN-8s", "lecture"])
@@ -138,7 +138,7 @@ def test_large_images_are_predicted_by_rows(small, form, size):
     assert (covered == 1).all()
     assert all(box.size[1] == size[1] for box in read)
     assert sum(box.size[0] for box in read) == size[0]
-    assert max(box.size[0] * box.size[1] for box in read) <= max(9_000 + 32 * size[1], 0)
+    assert max(box.size[0] for box in read) < max(size[0] // 2, 34)
     assert np.array_equal(mask, predictor.predict(image))
     probabilities = predictor.probabilities(image)
     predictor.tile = 10_000

@@ -8,7 +8,14 @@ from torch.nn import functional
 
 from fullyconv import upsample
 from fullyconv.memory import peak_bytes
-from fullyconv.upsample import bilinear_kernel, bilinear_upsampling, pixel_logits, predict_mask, upsample_logits
+from fullyconv.upsample import (
+    bilinear_kernel,
+    bilinear_upsampling,
+    pixel_logits,
+    predict_confidence,
+    predict_mask,
+    upsample_logits,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -215,3 +222,15 @@ def test_upsampling_zero_logits_keeps_the_classes_equally_probable():
     upsampled = upsample_logits(torch.zeros(1, 21, 4, 4), 8, (31, 32))
     loss = functional.cross_entropy(upsampled, torch.full((1, 31, 32), 7))
     assert loss.item() == pytest.approx(math.log(21))
+
+
+@pytest.mark.parametrize("stride", [1, 4, 8, 10])
+@pytest.mark.parametrize("band", [1, 50_000, 10**8])
+def test_the_confidence_is_the_probability_of_the_class_in_the_mask(stride, band, monkeypatch):
+    monkeypatch.setattr("fullyconv.upsample.BAND_VALUES", band)
+    logits = 40 * torch.randn(2, 5, 13, 17, generator=torch.Generator().manual_seed(1))
+    size = (13 * stride - stride // 2, 17 * stride - stride // 3)
+    confidence = predict_confidence(logits, stride, size)
+    assert confidence.shape == (2, *size)
+    expected = upsample_logits(logits.double(), stride, size).softmax(dim=1).amax(dim=1)
+    torch.testing.assert_close(confidence.double(), expected, rtol=0, atol=2e-5)

@@ -31,11 +31,14 @@ FREE_PIXELS = 1_000_000
 WHOLE_PIXELS = 4_000_000
 """Of an image that is computed in one piece where the memory allows it. From there on rows are as fast."""
 
-BAND_PIXELS = 640_000
-"""Of a band of rows: the largest maps are 30 MB then, which are faster than larger ones."""
+BAND_BYTES = 90_000_000
+"""That a band of rows takes: the largest maps are 30 MB then, which are faster than larger ones."""
+
+LEAST_ROWS = 16
+"""Of a band, where the memory allows them: fewer are slow."""
 
 DEVICE_FACTOR = 16
-"""So many times more pixels on a device that is not the processor."""
+"""So many times larger bands on a device that is not the processor."""
 
 PROBED_SIDE = 256
 """Of the window on which the memory is measured."""
@@ -183,10 +186,10 @@ class Predictor:
     def rows_at_a_time(self, stream: RowStream) -> int:
         """How many rows of an image are computed at a time; 0 where the memory does not even allow one."""
         height, width = stream.size
-        pixels = BAND_PIXELS * (1 if self.device.type == "cpu" else DEVICE_FACTOR)
-        wanted = padded_size((max(pixels // width, 1), 1), self.tile_grid)[0]
-        free = self.memory - stream.kept_bytes(wanted)
-        return max(min(wanted, int(free / (width * self.bytes_per_pixel)), height), 0)
+        row_bytes = width * self.bytes_per_pixel
+        band_bytes = BAND_BYTES * (1 if self.device.type == "cpu" else DEVICE_FACTOR)
+        wanted = min(max(int(band_bytes / row_bytes), LEAST_ROWS), height)
+        return max(min(wanted, int((self.memory - stream.kept_bytes(wanted)) / row_bytes)), 0)
 
     def _logit_parts(self, size: Size, read: Read, rows: int | None = None) -> Iterator[tuple[Box, Logits, Box]]:
         """Yield areas that cover an image, the logits that each is interpolated from, and its place in them."""

@@ -11,7 +11,7 @@ if typing.TYPE_CHECKING:
     from fullyconv.model import FCN
     from fullyconv.progress import Console
 
-__all__ = ["Data", "Device", "Json", "Model", "Precision", "measured_split"]
+__all__ = ["Data", "Device", "Json", "Memory", "Model", "Precision", "Tile", "measured_split"]
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file, such as RUN/best.safetensors.")]
 Data = Annotated[
@@ -22,6 +22,18 @@ Data = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="What features may take, such as 800MB or 2GB: fewer rows are computed at a time then.",
+        show_default="half of what is available",
+    ),
+]
+Tile = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="PX", help="Cut images into tiles of this side instead of bands of rows."),
+]
 Precision = Annotated[str, typer.Option(help="Of the encoder: auto, float32 or bfloat16.")]
 
 

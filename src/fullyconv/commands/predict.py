@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fullyconv.commands.arguments import Device, Model, Precision
+from fullyconv.commands.arguments import Device, Memory, Model, Precision, Tile
 from fullyconv.errors import FullyConvError, UsageError, show_path
 
 if typing.TYPE_CHECKING:
@@ -38,18 +38,8 @@ def predict(
         bool,
         typer.Option("--lecture", help="Write the lecture's figures, too: class maps, mask alone, pasted mask."),
     ] = False,
-    memory: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIZE",
-            help="What features may take, such as 800MB or 2GB: fewer rows are computed at a time then.",
-            show_default="half of what is available",
-        ),
-    ] = None,
-    tile: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="PX", help="Cut images into tiles of this side instead of bands of rows."),
-    ] = None,
+    memory: Memory = None,
+    tile: Tile = None,
     verify_tiling: Annotated[
         bool,
         typer.Option(

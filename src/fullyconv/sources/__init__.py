@@ -4,21 +4,20 @@ PNG and JPEG have to be decoded whole, but only parts of them become arrays. TIF
 (extra `large`), GeoTIFF by rasterio (extra `geo`), which knows its place on the Earth and gives it to the mask.
 """
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from PIL import Image as PillowImage
-
 from fullyconv.array_file import is_item
 from fullyconv.images import image_size, opened, upright_size
 from fullyconv.shapes import Image, Size
 from fullyconv.sources.blocks import MaskParts
 from fullyconv.sources.decoded import Decoded
-from fullyconv.sources.geotiff import GeoTiff, rasterio_or_none
-from fullyconv.sources.tiff import TiledTiff, tifffile_or_none
+from fullyconv.sources.geotiff import GeoTiff
+from fullyconv.sources.tiff import GEO_TAGS, TiledTiff
 from fullyconv.tiles import Box
 
 __all__ = ["LARGEST_DECODED", "LARGEST_READ", "Header", "ImageSource", "open_image", "read_header"]
@@ -28,9 +27,6 @@ LARGEST_DECODED = 2**29
 
 LARGEST_READ = 2**40
 """Pixels of any image: what a header says is believed up to there."""
-
-GEO_TAGS = (33550, 33922, 34264, 34735)
-"""Tags that place a TIFF on the Earth: pixel scale, tie points, transformation, keys (OGC GeoTIFF 1.1)."""
 
 
 class ImageSource(Protocol):
@@ -70,15 +66,11 @@ def open_image(path: str | Path) -> Iterator[ImageSource]:
             and is larger than `LARGEST_DECODED` or than the memory.
     """
     path = Path(path)
-    with opened(path, LARGEST_READ) as image:
-        tiff, placed = image.format == "TIFF", _is_placed(image)
-    rasterio, tifffile = rasterio_or_none(), tifffile_or_none()
-    if placed and rasterio is not None:
-        with closing(GeoTiff(rasterio, path)) as raster:
-            yield raster
-    elif tiff and tifffile is not None:
-        with closing(TiledTiff(tifffile, path)) as tiles:
-            yield tiles
+    tiff = _is_tiff(path)
+    library, _ = _reader(path) if tiff else (None, False)
+    if library is not None:
+        with closing(library(path)) as source:
+            yield source
     else:
         hint = (
             'install what reads TIFF by tiles: pip install "fullyconv[large]"' if tiff else "save it as tiled TIFF"
@@ -111,13 +103,31 @@ def read_header(path: str | Path) -> Header:
         DataError: It cannot be opened.
     """
     if is_item(path):
-        return Header(image_size(path), ".png", False, False)
+        return Header(image_size(path), ".png", placed=False, place_kept=False)
+    path = Path(path)
+    library, placed = _reader(path) if _is_tiff(path) else (None, False)
+    if library is None:
+        with opened(path, LARGEST_READ) as image:
+            return Header(upright_size(image), ".png", placed, place_kept=False)
+    with closing(library(path)) as source:
+        return Header(source.size, source.mask_suffix, placed, place_kept=placed and library is GeoTiff)
+
+
+def _reader(path: Path) -> tuple[type[GeoTiff] | type[TiledTiff] | None, bool]:
+    """Choose what reads a TIFF part by part, if anything does, and say whether it is placed on the Earth."""
+    if GeoTiff.is_installed() and GeoTiff.is_placed(path):
+        return GeoTiff, True
+    if TiledTiff.is_installed():
+        upright, placed = TiledTiff.is_upright_and_placed(path)
+        return (TiledTiff if upright else None), placed
     with opened(path, LARGEST_READ) as image:
-        tiff, placed = image.format == "TIFF", _is_placed(image)
-        kept = placed and rasterio_or_none() is not None
-        suffix = ".tif" if kept or (tiff and tifffile_or_none() is not None) else ".png"
-        return Header(upright_size(image), suffix, placed, kept)
+        return None, any(tag in getattr(image, "tag_v2", {}) for tag in GEO_TAGS)
 
 
-def _is_placed(image: PillowImage.Image) -> bool:
-    return any(tag in getattr(image, "tag_v2", {}) for tag in GEO_TAGS)
+def _is_tiff(path: Path) -> bool:
+    """Whether a file begins as TIFF or BigTIFF does. What cannot be opened is left to Pillow to complain of."""
+    if not path.is_file():  # opening a pipe would wait for ever
+        return False
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    return False

@@ -2,6 +2,7 @@
 
 import warnings
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +16,16 @@ from fullyconv.sources.blocks import BLOCK, MaskParts, colormap_of, levels_of, r
 from fullyconv.sources.tiff import eight_bit_rgb, explained
 from fullyconv.tiles import Box
 
-__all__ = ["GeoTiff", "rasterio_or_none"]
+__all__ = ["GeoTiff"]
 
 LEAST_CACHE = 64_000_000
 """Bytes of decoded tiles that GDAL keeps; by itself a twentieth of all memory."""
-
-
-def rasterio_or_none() -> Any | None:
-    """The library, if the extra is installed."""
-    try:
-        import rasterio  # noqa: PLC0415 - an extra
-        import rasterio.enums  # noqa: PLC0415
-        import rasterio.windows  # noqa: PLC0415
-    except ImportError:
-        return None
-    return rasterio
 
 
 class GeoTiff:
     """A raster of 8 or 16 bits: grey, or the bands that are red, green and blue, else its first three.
 
     Args:
-        library: rasterio.
         path: The file.
 
     Raises:
@@ -45,12 +34,21 @@ class GeoTiff:
 
     mask_suffix = ".tif"
 
-    def __init__(self, library: Any, path: Path) -> None:
-        self._library, self._path = library, path
+    @staticmethod
+    def is_installed() -> bool:
+        """Whether the extra is there."""
+        return find_spec("rasterio") is not None
+
+    @staticmethod
+    def is_placed(path: Path) -> bool:
+        """Whether a file says where on the Earth it lies."""
+        with explained(path), _opened(_rasterio(), path) as file:
+            return bool(file.crs or file.gcps[0] or not file.transform.is_identity)
+
+    def __init__(self, path: Path) -> None:
+        self._library, self._path = _rasterio(), path
         with ExitStack() as stack, explained(path):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", library.errors.NotGeoreferencedWarning)
-                self._file = stack.enter_context(library.open(path))
+            self._file = stack.enter_context(_opened(self._library, path))
             kinds = set(self._file.dtypes)
             if len(kinds) > 1 or not kinds <= {"uint8", "uint16"} or self._file.count == 2:
                 raise DataError(
@@ -59,7 +57,7 @@ class GeoTiff:
                     hint="convert it to 8-bit RGB",
                 )
             row_of_tiles = self._file.block_shapes[0][0] * self._file.width * self._file.count * 2
-            stack.enter_context(library.Env(GDAL_CACHEMAX=max(LEAST_CACHE, 2 * row_of_tiles)))
+            stack.enter_context(self._library.Env(GDAL_CACHEMAX=max(LEAST_CACHE, 2 * row_of_tiles)))
             self._open = stack.pop_all()
         self.size: Size = (self._file.height, self._file.width)
         self._bands = self._visible_bands()
@@ -97,7 +95,7 @@ class GeoTiff:
             "height": height,
             "width": width,
             "crs": self._file.crs,
-            "transform": self._file.transform,
+            "transform": None if self._file.transform.is_identity else self._file.transform,
             "nodata": IGNORE_INDEX,
             "tiled": True,
             "blockxsize": BLOCK,
@@ -106,7 +104,7 @@ class GeoTiff:
             "BIGTIFF": "IF_SAFER",
         }
         with atomic_path(path, overwrite=False) as temporary:
-            with self._library.open(temporary, "w", **form) as file:
+            with _opened(self._library, temporary, "w", **form) as file:
                 file.write_colormap(1, dict(enumerate(map(tuple, colormap_of(palette).tolist()))))
                 if self._file.gcps[0]:
                     file.gcps = self._file.gcps
@@ -116,5 +114,20 @@ class GeoTiff:
                     valid = self._file.dataset_mask(window=self._window(box)) > 0
                     file.write(np.where(valid, block, IGNORE_INDEX), 1, window=self._window(box))
                     top = box.bottom
-            with self._library.open(temporary, "r+") as file:
+            with _opened(self._library, temporary, "r+") as file:
                 file.build_overviews(levels_of(self.size), self._library.enums.Resampling.nearest)
+
+
+def _rasterio() -> Any:
+    import rasterio  # noqa: PLC0415 - an extra
+    import rasterio.enums  # noqa: PLC0415
+    import rasterio.windows  # noqa: PLC0415
+
+    return rasterio
+
+
+def _opened(library: Any, *args: Any, **options: Any) -> Any:
+    """Open a file; that a plain TIFF lies nowhere is nothing to warn of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", library.errors.NotGeoreferencedWarning)
+        return library.open(*args, **options)

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,7 +16,12 @@ from fullyconv.shapes import Image, Mask, Size
 from fullyconv.sources.blocks import BLOCK, MaskParts, colormap_of, levels_of, row_blocks
 from fullyconv.tiles import Box
 
-__all__ = ["TiledTiff", "eight_bit_rgb", "explained", "tifffile_or_none"]
+__all__ = ["GEO_TAGS", "TiledTiff", "eight_bit_rgb", "explained"]
+
+GEO_TAGS = (33550, 33922, 34264, 34735)
+"""Tags that place a TIFF on the Earth: pixel scale, tie points, transformation, keys (OGC GeoTIFF 1.1)."""
+
+ORIENTATION = 274
 
 KINDS = ("MINISBLACK", "RGB", "YCBCR")
 
@@ -23,20 +29,10 @@ LARGEST_CLASSIC = 2**31
 """Bytes of a mask from which on it is written as BigTIFF, whose offsets have 64 bits."""
 
 
-def tifffile_or_none() -> Any | None:
-    """The library, if the extra is installed."""
-    try:
-        import tifffile  # noqa: PLC0415 - an extra
-    except ImportError:
-        return None
-    return tifffile
-
-
 class TiledTiff:
     """A TIFF that is read by tiles, or strips.
 
     Args:
-        library: tifffile.
         path: The file.
 
     Raises:
@@ -45,11 +41,24 @@ class TiledTiff:
 
     mask_suffix = ".tif"
 
-    def __init__(self, library: Any, path: Path) -> None:
-        self._library, self._path = library, path
-        with explained(path):
-            self._file = library.TiffFile(path)
+    @staticmethod
+    def is_installed() -> bool:
+        """Whether the extra is there."""
+        return find_spec("tifffile") is not None
+
+    @staticmethod
+    def is_upright_and_placed(path: Path) -> tuple[bool, bool]:
+        """Whether a file is stored as it is seen (which is what can be read here), and placed on the Earth."""
+        with explained(path), _tifffile().TiffFile(path) as file:
+            tags = file.pages[0].tags
+            return tags.valueof(ORIENTATION, 1) == 1, any(tag in tags for tag in GEO_TAGS)
+
+    def __init__(self, path: Path) -> None:
+        self._library, self._path = _tifffile(), path
+        with ExitStack() as stack, explained(path):
+            self._file = stack.enter_context(self._library.TiffFile(path))
             self._page = page = self._only_page()
+            self._open = stack.pop_all()
         self.size: Size = (page.imagelength, page.imagewidth)
         self._high = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
         self._wide = page.tilewidth if page.is_tiled else page.imagewidth
@@ -84,7 +93,7 @@ class TiledTiff:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        self._open.close()
 
     def read(self, box: Box) -> Image:
         """Return the pixels of a part; see `ImageSource`."""
@@ -94,9 +103,11 @@ class TiledTiff:
                 number: self._held[number] if number in self._held else self._row_of_tiles(number)
                 for number in numbers
             }
-        top = numbers.start * self._high
-        parts = [self._held[number][:, box.left : box.right] for number in numbers]
-        return np.concatenate(parts)[box.top - top : box.bottom - top]
+        parts = []
+        for number, rows in self._held.items():
+            top = number * self._high
+            parts.append(rows[max(box.top - top, 0) : box.bottom - top, box.left : box.right])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _row_of_tiles(self, number: int) -> Image:
         page = self._page
@@ -138,6 +149,12 @@ class TiledTiff:
             for factor, level in zip(factors, levels, strict=True):
                 size = (-(-self.size[0] // factor), -(-self.size[1] // factor))
                 file.write(_tiles(_blocks_of(level, size[1])), shape=size, subfiletype=1, **form)
+
+
+def _tifffile() -> Any:
+    import tifffile  # noqa: PLC0415 - an extra
+
+    return tifffile
 
 
 def _keeping(blocks: Iterator[Mask], factors: list[int], levels: Sequence[IO[bytes]]) -> Iterator[Mask]:
