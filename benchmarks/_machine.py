@@ -1,5 +1,6 @@
 """What every benchmark says about where it ran, and how it reads a data set."""
 
+import datetime
 import os
 import platform
 import subprocess
@@ -26,6 +27,15 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def write_results(name: str, lines: list[str]) -> Path:
+    """Write a table, and where it was measured, into a file of today."""
+    path = Path(__file__).parent / "results" / f"{datetime.date.today().isoformat()}-{name}.md"
+    path.parent.mkdir(exist_ok=True)
+    where = ", ".join(f"{key} {value}" for key, value in machine().items())
+    path.write_text("\n".join([f"# {name}", "", where, "", *lines, ""]), encoding="utf-8")
+    return path
 
 
 def _processor() -> str:
