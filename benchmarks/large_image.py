@@ -3,10 +3,10 @@
     python benchmarks/large_image.py --model RUN/best.safetensors --image PHOTO.png
     python benchmarks/large_image.py --sides 1000 5000 --kinds tif
 
-Each image is `--image` (by default a drawn one) side by side until it fills the size, as tiled TIFF and as PNG. Each
+Each image is `--image` (by default a drawn one) side by side until it fills the size, as tiled TIFF and PNG. Each
 is predicted by a process of its own, as `fullyconv predict --no-overlay` does it. Time is counted from when the
-model is loaded to when the mask is there; memory is the largest resident set of the whole process, libraries and
-model included. Without `--model`, the fast recipe's network with an untrained decoder is run, which takes as long.
+model is loaded to when the mask is there; memory is the largest resident set of the process, libraries and model
+included. Without `--model`, the fast recipe's network with an untrained decoder is run, which takes as long.
 
 At last, a run on the largest image is killed (SIGKILL) halfway, and the files that it left are counted.
 """
@@ -14,7 +14,6 @@ At last, a run on the largest image is killed (SIGKILL) halfway, and the files t
 import argparse
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -64,7 +63,9 @@ def predict_one(model: Path, path: Path, out: Path) -> None:
     began = time.perf_counter()
     predict_files(predictor, find_images([path]), out, overlay=False)
     seconds = time.perf_counter() - began
-    print(json.dumps({"seconds": seconds, "bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+    # Not getrusage, which a process inherits from the one that started it.
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    print(json.dumps({"seconds": seconds, "bytes": 1024 * int(status.split("VmHWM:")[1].split()[0])}))
 
 
 def started(model: Path, path: Path, out: Path) -> subprocess.Popen[str]:
