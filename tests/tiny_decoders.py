@@ -44,6 +44,7 @@ class TinyNetwork(EncoderNetwork):
     name = "tiny"
     taps = tuple(Tap(f"pool{stride}", stride, k, stride) for stride, k in CHANNELS.items())
     input_convention = InputConvention((127.5, 127.5, 127.5), (64.0, 64.0, 64.0))
+    weights_licence = "CC0-1.0"
 
     def __init__(self):
         super().__init__()

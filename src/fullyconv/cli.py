@@ -19,6 +19,7 @@ from fullyconv.commands import cache
 from fullyconv.commands.demo import demo
 from fullyconv.commands.evaluate import evaluate
 from fullyconv.commands.explain import explain
+from fullyconv.commands.export import export
 from fullyconv.commands.info import info
 from fullyconv.commands.predict import predict
 from fullyconv.commands.pretrain import pretrain
@@ -34,7 +35,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (train, pretrain, evaluate, predict, info, explain, demo):
+for verb in (train, pretrain, evaluate, predict, export, info, explain, demo):
     app.command()(verb)
 cache_app = typer.Typer(help="Show or empty the feature cache.", no_args_is_help=True)
 cache_app.command()(cache.info)

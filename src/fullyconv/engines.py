@@ -19,7 +19,7 @@ import torch
 
 from fullyconv.class_table import ClassTable
 from fullyconv.device import choose_precision
-from fullyconv.errors import ModelFileError, UsageError, show_path
+from fullyconv.errors import DataError, ModelFileError, UsageError, show_path
 from fullyconv.memory import available_bytes
 from fullyconv.predict import Predictor
 from fullyconv.shapes import Image, Logits, Size
@@ -100,7 +100,7 @@ class Facts:
                 )
             facts = cls(**{**document, "halo": tuple(document["halo"])})
             ClassTable.from_json(facts.class_table)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, DataError) as error:
             raise ModelFileError(f"{where} does not hold what fullyconv exported: {error}") from None
         return facts
 
@@ -131,7 +131,7 @@ class ExportedPredictor(Predictor):
         return record
 
     @property
-    def bytes_per_pixel(self) -> float:  # type: ignore[override]
+    def bytes_per_pixel(self) -> float:
         """Memory that features and logits take for each pixel of a window, measured when it was exported."""
         return self.facts.bytes_per_pixel
 
@@ -255,9 +255,10 @@ def _openvino(network: tuple[bytes, ...], precision: str) -> tuple[Run, str]:
     return run, str(facts)
 
 
-def write_bundle(path: Path, xml: bytes, weights: bytes, facts: Facts) -> None:
+def write_bundle(path: Path, network: tuple[bytes, ...], facts: Facts) -> None:
     """Put an OpenVINO network into one file: a zip archive of `model.xml`, `model.bin` and `fullyconv.json`."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        xml, weights = network
         for name, data in (
             ("model.xml", xml),
             ("model.bin", weights),

@@ -1,161 +1,248 @@
-"""A model for other engines: the whole way from pixels to logits as one ONNX graph.
+"""Write a model for another engine, proved on images before its file appears.
 
-The decoder is written from what it says of itself, `Decoder.stages`; the encoder from a trace of its network. The
-exported graph takes images of any size and gives logits at the output stride: tiles, upsampling and masks are
-`Predictor`'s, so an exported model is measured by the code that measures the model itself.
+The exported network is run on images beside the model itself, by the engine that it is for. How their predictions
+compare is printed and travels in the file. `docs/how-to/export-a-model.md` is for users.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from fractions import Fraction
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from fullyconv.decoder import LARGEST_DENOMINATOR, Decoder
-from fullyconv.decoders.practical import Skip
-from fullyconv.encoder import Encoder
-from fullyconv.errors import UsageError
-from fullyconv.model import FCN
-from fullyconv.onnx_graph import OnnxGraph
-from fullyconv.sizes import as_fraction
-from fullyconv.stages import Stage
+from fullyconv.atomic import atomic_path
+from fullyconv.dataset import Dataset
+from fullyconv.engines import EXPORTED_SUFFIXES, FACTS, ExportedPredictor, Facts, start, write_bundle
+from fullyconv.errors import FullyConvError, UsageError
+from fullyconv.evaluate import evaluate
+from fullyconv.onnx_model import onnx_model
+from fullyconv.predict import Predictor
+from fullyconv.progress import Progress, Silent
+from fullyconv.shapes import Image
+from fullyconv.synthetic import draw_sample
+from fullyconv.upsample import predict_mask
 
-__all__ = ["IMAGES", "LOGITS", "onnx_model"]
+__all__ = ["Comparison", "compare", "converted", "export_model"]
 
-IMAGES, LOGITS = "images", "logits"
+CALIBRATED_ON = 100
+"""Images, at most, whose values decide the ranges of int8."""
+
+COMPARED_ON = 20
+"""Images of a data set, at most, on which the exported model is compared with the model."""
+
+SIZES = [(97, 131), (240, 256), (1, 37), (64, 64)]
+"""Of the drawn images on which it is compared where there is no data."""
+
+LEAST_AGREEMENT = {"float32": 0.9999, "int8": 0.9}
+"""Of the labels, for the file to be written. (Rounding decides where two logits are nearly equal.)"""
+
+EXTRAS = {"onnx": ("onnx", "onnxruntime"), "openvino": ("onnx", "openvino")}
 
 
 @dataclass(frozen=True)
-class _Map:
-    """A map in the graph.
+class Comparison:
+    """How the predictions of an exported model compare with those of the model in float32.
 
     Attributes:
-        name: Of its value.
-        channels: How many.
-        stride: Pixels of the original image between neighbouring cells.
-        whole: Whether its cells are those of the image padded to the grid: it was not made from a scaled image.
+        images: How many were compared.
+        pixels: Of them all.
+        agreement: Share of the pixels that have the same class.
+        largest_difference: Of two logits, as a share of the range of all logits.
+        mean_iou: Of the model on images that calibration did not see, and of the exported one, for int8.
     """
 
-    name: str
-    channels: int
-    stride: Fraction
-    whole: bool
+    images: int
+    pixels: int
+    agreement: float
+    largest_difference: float
+    mean_iou: tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        words = (
+            f"{self.agreement:.4%} of {self.pixels} pixels of {self.images} images have the same class, logits "
+            f"differ by at most {self.largest_difference:.1e} of their range"
+        )
+        if self.mean_iou is not None:
+            before, after = self.mean_iou
+            words += f"; mean IoU {after:.4f}, before {before:.4f}"
+        return words
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "images": self.images,
+            "pixels": self.pixels,
+            "label_agreement": self.agreement,
+            "largest_logit_difference": self.largest_difference,
+            "mean_iou": list(self.mean_iou) if self.mean_iou else None,
+        }
 
 
-def onnx_model(onnx: Any, model: FCN, metadata: Mapping[str, str]) -> Any:
-    """Write a model as an ONNX graph in float32.
+def export_model(
+    predictor: Predictor,
+    path: str | Path,
+    *,
+    int8: bool = False,
+    data: Dataset | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Write a model as one file, for images of any size.
 
     Args:
-        onnx: The library.
-        model: In eval mode, on the processor.
-        metadata: Travels in the file.
+        predictor: The model, in float32 on the processor.
+        path: A file that is not there yet, `.onnx` or `.openvino`.
+        int8: Whether to compute with 8 bits, by ranges that values take on images of `data`.
+        data: Images to compare on, and for int8 to calibrate on: its train split, or three quarters of it. On the
+            others (at best val) the mean IoU is measured before and after.
+        progress: Where to report.
 
     Returns:
-        An `onnx.ModelProto`: `IMAGES`, uint8 RGB N x H x W x 3, in; `LOGITS`, float32 N x C x h x w, out, for any
-        N, H and W from 1 up. The logits may cover more than those of the model, which cuts them to the image.
+        How the exported model compares.
 
     Raises:
-        UsageError: A network that cannot be exported.
+        UsageError: Another suffix, an engine that is not installed, int8 without data, a network that cannot be
+            exported, or a file that is there already.
+        FullyConvError: The predictions differ by more than rounding (or for int8 more than a tenth of the pixels).
     """
-    graph = OnnxGraph(onnx)
-    decoder = model.decoder
-    maps = _features(graph, model.encoder)
-    grid = max(spec.tap.stride for spec in decoder.specs)
-    sides = [graph.rounded_up(graph.side(IMAGES, axis), grid) for axis in (1, 2)]
-    for stage in decoder.stages():
-        maps[stage.name] = _stage(graph, stage, decoder, maps, sides)
-    graph.op("Identity", maps[stage.name].name)
-    graph.nodes[-1].output[0] = LOGITS
-    return graph.model(IMAGES, LOGITS, model.class_table.num_classes, dict(metadata))
+    path, progress = Path(path), progress or Silent()
+    kind = EXPORTED_SUFFIXES.get(path.suffix.lower())
+    if kind is None:
+        raise UsageError(f"{path}: an exported model ends in {' or '.join(EXPORTED_SUFFIXES)}")
+    if int8 and data is None:
+        raise UsageError("int8 needs images to calibrate on", hint="name a data set with --calibrate DATA")
+    calibration, held_back = _parts(data) if data is not None else (None, None)
+    with atomic_path(path, overwrite=False) as temporary:
+        network, facts = converted(predictor, kind)
+        if int8:
+            assert calibration is not None
+            progress.say(f"calibrating on {min(len(calibration), CALIBRATED_ON)} images")
+            network = _quantized(network, kind, _spread(calibration, CALIBRATED_ON))
+            facts = replace(facts, precision="int8")
+        exported = ExportedPredictor(start(network, kind, "float32")[0], facts)
+        images = _drawn() if held_back is None else _spread(held_back, COMPARED_ON)
+        found = compare(predictor, exported, images)
+        if int8 and held_back is not None:
+            before = evaluate(predictor, held_back, progress=progress).mean_iou
+            after = evaluate(exported, held_back, progress=progress).mean_iou
+            if before is not None and after is not None:
+                found = replace(found, mean_iou=(before, after))
+        if found.agreement < LEAST_AGREEMENT[facts.precision]:
+            raise FullyConvError(f"nothing is written, since the exported model differs: {found}")
+        _write(temporary, kind, network, replace(facts, comparison=found.to_json()))
+    return found
 
 
-def _features(graph: OnnxGraph, encoder: Encoder) -> dict[str, _Map]:
-    """Write the encoder; its maps by the labels of their specs."""
-    network = encoder.network.folded().float().eval()
-    pixels = graph.op("Cast", graph.op("Transpose", IMAGES, perm=[0, 3, 1, 2]), to=1)
-    names: list[str] = []
-    for scale in encoder.scales:
-        maps = pixels if scale == 1 else _scaled(graph, pixels, as_fraction(scale))
-        maps = _normalised(graph, encoder, maps)
-        sides = [graph.rounded_up(graph.side(maps, axis), encoder.stride_grid) for axis in (2, 3)]
-        maps, channels = graph.padded(maps, *sides), len(encoder.input_convention.mean)
-        names += graph.traced(lambda x: network(x, encoder.strides), maps, channels, 2 * encoder.stride_grid)
-    return {
-        spec.label: _Map(name, spec.channels, _fraction(spec.stride), spec.scale == 1)
-        for spec, name in zip(encoder.specs, names, strict=True)
-    }
+def converted(predictor: Predictor, engine: str) -> tuple[tuple[bytes, ...], Facts]:
+    """Turn a model into what an engine loads.
+
+    Args:
+        predictor: The model, on the processor.
+        engine: "onnx" or "openvino".
+
+    Raises:
+        UsageError: A library is missing, or the network cannot be exported.
+    """
+    onnx, *_ = (_library(name, engine) for name in EXTRAS[engine])
+    libraries = ("fullyconv", "torch", *EXTRAS[engine])
+    facts = Facts(
+        predictor.class_table.to_json(),
+        predictor.output_stride,
+        predictor.tile_grid,
+        (predictor.halo.before, predictor.halo.after),
+        predictor.bytes_per_pixel,
+        "float32",
+        predictor.model.description(),
+        {name: version(name) for name in libraries},
+        {},
+    )
+    network = onnx_model(onnx, predictor.model, {}).SerializeToString()
+    if engine == "onnx":
+        return (network,), facts
+    openvino = _library("openvino", engine)
+    return _openvino_bytes(openvino, openvino.Core().read_model(network)), facts
 
 
-def _scaled(graph: OnnxGraph, pixels: str, factor: Fraction) -> str:
-    """What `fullyconv.sizes.resize_by` does."""
-    maps = pixels
-    for axis in (2, 3):
-        wanted = graph.op("Mul", graph.side(pixels, axis), graph.integer(factor.numerator))
-        more = graph.op("Add", wanted, graph.integer(factor.denominator - 1))  # to round up
-        maps = graph.read_between(maps, axis, factor, graph.op("Div", more, graph.integer(factor.denominator)))
-    return maps
+def compare(predictor: Predictor, other: Predictor, images: Iterable[Image]) -> Comparison:
+    """Compare the predictions of two predictors of one model, image by image."""
+    count = pixels = same = 0
+    largest = 0.0
+    low, high = np.inf, -np.inf
+    for image in images:
+        size, stride = image.shape[:2], predictor.output_stride
+        ours, theirs = predictor.logits(image).cpu(), other.logits(image)
+        theirs = theirs[..., : ours.shape[-2], : ours.shape[-1]]
+        masks = [predict_mask(logits.contiguous(), stride, size) for logits in (ours, theirs)]
+        count, pixels, same = count + 1, pixels + masks[0].numel(), same + int((masks[0] == masks[1]).sum())
+        largest = max(largest, float((ours - theirs).abs().max()))
+        low, high = min(low, float(ours.min())), max(high, float(ours.max()))
+    return Comparison(count, pixels, same / pixels, largest / max(high - low, 1e-30))
 
 
-def _normalised(graph: OnnxGraph, encoder: Encoder, maps: str) -> str:
-    """What `Encoder.normalise` does."""
-    order = encoder.input_convention.channel_order
-    if order == "BGR":
-        maps = graph.op("Gather", maps, graph.constant(np.array([2, 1, 0])), axis=1)
-    elif order == "grey":
-        red, green, blue = (graph.op("Gather", maps, graph.integer(channel), axis=1) for channel in range(3))
-        maps = green
-        for weight, color in ((0.299, red), (0.114, blue)):
-            difference = graph.op("Sub", color, green)
-            maps = graph.op("Add", maps, graph.op("Mul", difference, graph.constant(np.float32(weight))))
-    return graph.op("Div", graph.op("Sub", maps, graph.constant(encoder.mean)), graph.constant(encoder.std))
+def _parts(data: Dataset) -> tuple[Dataset, Dataset]:
+    """Split a data set into what int8 is calibrated on and what is held back."""
+    if data.has_split("val") or data.has_split("test"):
+        held_back = data.split("val" if data.has_split("val") else "test")
+        return (data.split("train") if data.has_split("train") else held_back), held_back
+    drawn = data.with_seeded_split(0.25, 0)
+    return drawn.split("train"), drawn.split("val")
 
 
-def _stage(graph: OnnxGraph, stage: Stage, decoder: Decoder, maps: Mapping[str, _Map], sides: list[str]) -> _Map:
-    """Write one stage of a decoder, as `fullyconv.stages.Stage` says it."""
-    inputs, stride = [maps[name] for name in stage.reads], _fraction(stage.stride)
-    whole = inputs[0].whole
-    if stage.kind == "whole":
-        raise UsageError(f"decoder {stage.name} does not say what it computes, so it cannot be exported")
-    if stage.kind == "sum":
-        summands = [read if read.whole else _resampled(graph, read, stride, sides) for read in inputs]
-        result, whole = summands[0].name, True
-        for other in summands[1:]:
-            result = graph.op("Add", result, other.name)
-        if stage.module:
-            result = graph.op("Add", result, graph.constant(decoder.get_parameter(stage.module)[:, None, None]))
-    elif stage.kind == "scale":
-        result = graph.op("Mul", inputs[0].name, graph.constant(np.float32(stage.factor)))
-    elif stage.kind == "upsample":
-        result, whole = _resampled(graph, inputs[0], stride, sides).name, True
+def _spread(data: Dataset, most: int) -> list[Image]:
+    """Images of a data set, as many as wanted, evenly from its beginning to its end."""
+    places = np.unique(np.linspace(0, len(data) - 1, min(most, len(data))).round().astype(int))
+    return [data.read_image(data[int(place)]) for place in places]
+
+
+def _drawn() -> Iterator[Image]:
+    for seed, size in enumerate(SIZES):
+        yield draw_sample((256, 256), seed)[0][: size[0], : size[1]]
+
+
+def _quantized(network: tuple[bytes, ...], kind: str, images: Sequence[Image]) -> tuple[bytes, ...]:
+    """Compute with 8 bits (Jacob et al. 2018): per channel for weights, ranges by `images` for maps."""
+    nncf = _library("nncf", "openvino")
+    library = _library(kind, kind)
+    items: list[Any] = [image[None] for image in images]
+    if kind == "onnx":
+        model = library.load_from_string(network[0])
+        items = [{model.graph.input[0].name: item} for item in items]
     else:
-        result = _layer(graph, decoder.get_submodule(stage.module), inputs[0])
-    return _Map(graph.op("Relu", result) if stage.activation else result, stage.channels, stride, whole)
+        model = library.Core().read_model(*network)
+    nncf.set_log_level("ERROR")
+    quantized = nncf.quantize(model, nncf.Dataset(items), subset_size=len(items))
+    return (quantized.SerializeToString(),) if kind == "onnx" else _openvino_bytes(library, quantized)
 
 
-def _resampled(graph: OnnxGraph, read: _Map, stride: Fraction, sides: list[str]) -> _Map:
-    """Bilinear interpolation to the cells that the padded image has at a stride."""
-    factor = read.stride / stride
-    if read.whole and factor.denominator == 1:
-        return _Map(graph.enlarged(read.name, factor.numerator), read.channels, stride, True)
-    name = read.name
-    for axis, side in zip((2, 3), sides, strict=True):
-        count = graph.op("Div", graph.op("Add", side, graph.integer(int(stride) - 1)), graph.integer(int(stride)))
-        name = graph.read_between(name, axis, factor, count)
-    return _Map(name, read.channels, stride, True)
+def _openvino_bytes(openvino: Any, model: Any) -> tuple[bytes, ...]:
+    """What OpenVINO writes in two files."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.xml")
+        openvino.save_model(model, path, compress_to_fp16=False)
+        return path.read_bytes(), path.with_suffix(".bin").read_bytes()
 
 
-def _layer(graph: OnnxGraph, layer: nn.Module, read: _Map) -> str:
-    """Write a module of a decoder."""
-    if isinstance(layer, Skip):  # the norm goes into the projection
-        weight, offset = layer.folded(torch.empty(0, read.channels))
-        tensors = graph.constant(weight[:, :, None, None]), graph.constant(offset)
-        return graph.op("Conv", read.name, *tensors)
-    (name,) = graph.traced(layer, read.name, read.channels, side=8)
-    return name
+def _write(path: Path, kind: str, network: tuple[bytes, ...], facts: Facts) -> None:
+    if kind == "openvino":
+        write_bundle(path, network, facts)
+        return
+    onnx = _library("onnx", kind)
+    model = onnx.load_from_string(network[0])
+    onnx.helper.set_model_props(model, {FACTS: facts.to_json()})
+    path.write_bytes(model.SerializeToString())
 
 
-def _fraction(stride: float) -> Fraction:
-    return Fraction(stride).limit_denominator(LARGEST_DENOMINATOR)
+def _library(name: str, extra: str) -> Any:
+    """Import what an extra brings.
+
+    Raises:
+        UsageError: It is not installed.
+    """
+    try:
+        return __import__(name)
+    except ImportError:
+        raise UsageError(
+            f"{name} is not installed, which this export needs", hint=f'pip install "fullyconv[{extra}]"'
+        ) from None

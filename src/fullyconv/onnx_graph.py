@@ -168,7 +168,8 @@ class OnnxGraph:
     def _cut(self, node: fx.Node, maps: str, axis: int = 0, start: int = 0, end: int = 0, step: int = 1) -> str:
         """Cut rows or columns off at the end: as many, whatever the size."""
         (source,) = node.all_input_nodes
-        beyond = source.meta["val"].shape[axis] - min(end, source.meta["val"].shape[axis])
+        side = source.meta["val"].shape[axis]
+        beyond = max(side - end if end >= 0 else -end, 0)
         if start or step != 1 or (axis < 2 and beyond):
             raise UsageError("a part of the channels cannot be exported")
         if not beyond:

@@ -1,9 +1,10 @@
 """The predictor: an image of any size in, its mask out."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,6 +87,11 @@ class Predictor:
         self.memory = available_bytes() // 2 if memory is None else memory
         self.tile = tile
         self._streamed: tuple[object, RowStream | None] | None = None
+
+    @property
+    def training_record(self) -> Mapping[str, Any]:
+        """What is known of the model's training."""
+        return self.model.training_record
 
     def predict(self, image: str | Path | PillowImage.Image | Image) -> Mask:
         """Predict the class of every pixel.

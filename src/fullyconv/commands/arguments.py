@@ -1,19 +1,21 @@
 """Arguments that several verbs take, and what they say of them."""
 
 import typing
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 if typing.TYPE_CHECKING:
     from fullyconv.dataset import Dataset
-    from fullyconv.model import FCN
     from fullyconv.progress import Console
 
-__all__ = ["Data", "Device", "Json", "Memory", "Model", "Precision", "Tile", "measured_split"]
+__all__ = ["Data", "Device", "Engine", "Json", "Memory", "Model", "Precision", "Tile", "measured_split"]
 
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file, such as RUN/best.safetensors.")]
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A model file, such as RUN/best.safetensors, or an exported one.")
+]
 Data = Annotated[
     Path,
     typer.Argument(
@@ -22,6 +24,13 @@ Data = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Engine = Annotated[
+    str | None,
+    typer.Option(
+        help="torch, onnx, openvino, or auto: the fastest that agrees with torch on the first image.",
+        show_default="torch; that of an exported file",
+    ),
+]
 Memory = Annotated[
     str | None,
     typer.Option(
@@ -38,12 +47,16 @@ Precision = Annotated[str, typer.Option(help="Of the encoder: auto, float32 or b
 
 
 def measured_split(
-    dataset: "Dataset", split: str | None, model: "FCN", console: "Console", most: int | None = None
+    dataset: "Dataset",
+    split: str | None,
+    training_record: Mapping[str, Any],
+    console: "Console",
+    most: int | None = None,
 ) -> tuple["Dataset", str]:
     """Choose what to measure on, and say what was assumed, which split it is, and whether it was learned from."""
     from fullyconv.evaluate import choose_split
 
-    chosen = choose_split(dataset, split, model.training_record)
+    chosen = choose_split(dataset, split, training_record)
     for note in dataset.notes:
         console.say(note)
     measured = next(iter(chosen.splits)) if len(chosen.splits) == 1 else "all"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fullyconv.commands.arguments import Data, Device, Json, Model, Precision, measured_split
+from fullyconv.commands.arguments import Data, Device, Engine, Json, Model, Precision, measured_split
 
 __all__ = ["evaluate"]
 
@@ -22,21 +22,28 @@ def evaluate(
         Path | None, typer.Option(metavar="PNG", help="Write the confusion matrix as a picture.")
     ] = None,
     as_json: Json = False,
+    engine: Engine = None,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
     """Measure a model on a data set: the four metrics, and each class."""
     from fullyconv.charts import confusion_figure
+    from fullyconv.choose_engine import open_predictor
     from fullyconv.dataset import Dataset
     from fullyconv.evaluate import evaluate as run_evaluation
     from fullyconv.pictures import save_picture
-    from fullyconv.predict import Predictor
     from fullyconv.progress import Console
 
     console = Console()
-    predictor = Predictor(model, device=device, precision=precision)
+    example = None
+    if engine == "auto":
+        images = Dataset.open(data)
+        example = images.read_image(images[0])
+    predictor = open_predictor(
+        model, engine=engine, device=device, precision=precision, example=example, progress=console
+    )
     dataset = Dataset.open(data, class_table=predictor.class_table)
-    chosen, measured = measured_split(dataset, split, predictor.model, console)
+    chosen, measured = measured_split(dataset, split, predictor.training_record, console)
     report = run_evaluation(predictor, chosen, progress=console)
     if matrix is not None:
         save_picture(confusion_figure(report.counts, predictor.class_table.names), matrix)

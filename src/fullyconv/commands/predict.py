@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fullyconv.commands.arguments import Device, Memory, Model, Precision, Tile
+from fullyconv.commands.arguments import Device, Engine, Memory, Model, Precision, Tile
 from fullyconv.errors import FullyConvError, UsageError, show_path
 
 if typing.TYPE_CHECKING:
@@ -46,25 +46,30 @@ def predict(
             "--verify-tiling", help="Compare tiles and rows with the whole image, pixel by pixel; write nothing."
         ),
     ] = False,
+    engine: Engine = None,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
     """Predict masks of images."""
+    from fullyconv.choose_engine import open_predictor
     from fullyconv.image_files import find_images
+    from fullyconv.images import read_image
     from fullyconv.memory import parsed_bytes
-    from fullyconv.predict import Predictor
     from fullyconv.predict_files import predict_files
     from fullyconv.progress import Console
 
     console = Console()
-    predictor = Predictor(
+    images = find_images(inputs)
+    predictor = open_predictor(
         model,
+        engine=engine,
         device=device,
         precision=precision,
         memory=None if memory is None else parsed_bytes(memory),
         tile=tile,
+        example=read_image(next(iter(images.values()))) if engine == "auto" else None,
+        progress=console,
     )
-    images = find_images(inputs)
     if verify_tiling:
         _verify(predictor, images.values())
         return
