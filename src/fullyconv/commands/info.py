@@ -17,7 +17,7 @@ EXAMPLE = (10_000, 10_000)
 
 
 def info(model: Model, as_json: Json = False) -> None:
-    """Describe a model file, and how a large image would be cut into tiles."""
+    """Describe a model file, and how a large image would be predicted."""
     from fullyconv.memory import shown_bytes
     from fullyconv.model import describe
     from fullyconv.model_file import read_description
@@ -34,6 +34,8 @@ def info(model: Model, as_json: Json = False) -> None:
         f"{describe(description)}\n"
         f"halo             {before} px above and left, {after} px below and right; tiles begin on a grid of "
         f"{found['grid']} px\n"
+        f"large images     {rows} x {columns} px: {found['rows']} rows at a time, beside them "
+        f"{shown_bytes(found['kept_bytes'])} of rows that wait\n"
         f"tiles            {rows} x {columns} px with {shown_bytes(found['memory'])} (--memory), "
         f"{found['bytes_per_pixel']:.0f} bytes a pixel: {found['tiles']} of "
         f"{' x '.join(map(str, found['sides']))} px, {found['recomputed']:.0%} computed twice\n"
@@ -44,13 +46,16 @@ def _tiling(predictor: "Predictor") -> dict[str, Any]:
     """How far the model sees, and what becomes of a large image with the memory that is there."""
     from fullyconv.tiles import share_computed
 
-    tiles = predictor.tiles(EXAMPLE)
+    tiles, stream = predictor.tiles(EXAMPLE), predictor.row_stream(EXAMPLE)
+    rows = 0 if stream is None else predictor.rows_at_a_time(stream)
     halo = predictor.halo
     return {
         "halo": [halo.before, halo.after],
         "grid": predictor.tile_grid,
         "bytes_per_pixel": round(predictor.bytes_per_pixel, 1),
         "memory": predictor.memory,
+        "rows": rows,
+        "kept_bytes": stream.kept_bytes(rows) if stream is not None and rows else 0,
         "tiles": len(tiles),
         "sides": list(tiles[0].area.size),
         "recomputed": round(share_computed(tiles) - 1, 4),
