@@ -38,6 +38,7 @@ VERBS = {
     "pretrain",
     "evaluate",
     "predict",
+    "export",
     "info",
     "explain",
     "demo",

@@ -41,10 +41,7 @@ def predict(
     memory: Memory = None,
     tile: Tile = None,
     verify_tiling: Annotated[
-        bool,
-        typer.Option(
-            "--verify-tiling", help="Compare tiles and rows with the whole image, pixel by pixel; write nothing."
-        ),
+        bool, typer.Option("--verify-tiling", help="Compare tiles and rows with the whole image; write nothing.")
     ] = False,
     engine: Engine = None,
     device: Device = "auto",
