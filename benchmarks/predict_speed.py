@@ -7,13 +7,15 @@ Models are given with a name for the table, which shows the mean IoU that they h
 training. `--data` calibrates int8. The peers run as their users run them: eager, float32, padded, interpolated to
 full size, argmax; segmentation_models_pytorch's U-Net on EfficientNet-Lite0, torchvision's fcn_resnet50, random
 weights. "Network" is what lies between pixels in memory and the mask in memory; "file to file" has reading a PNG
-and writing one, too. Times are medians of rounds in which all systems take turns; `x` says how many times faster.
+and writing one, too. Times are medians of rounds in which all systems take turns, a few runs each; `x` says how
+many times faster.
 
 At last VGG16 FCN-8s, eager in float32 and as the default engine runs it, and which share of the processor's
 measured rate of matrix products that is.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -49,6 +51,7 @@ from fullyconv.synthetic import draw_sample
 PEERS = ("U-Net, EfficientNet-Lite0", "torchvision fcn_resnet50")
 CLASSES = 11
 MATRIX = 2048
+RUNS = 4
 
 System = Callable[[np.ndarray], np.ndarray]
 """Pixels to mask."""
@@ -104,9 +107,10 @@ def by_turns(systems: dict[str, System], image: Path, rounds: int, folder: Path)
     pixels = read_image(image)
     colors = {value: (value, value, value) for value in range(CLASSES)}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in systems}
-    for turn in range(rounds + 1):  # the first one warms up
-        for name, system in systems.items():
-            mask = folder / f"{name} {turn}.png"
+    runs = 1 if pixels.size > 3e6 else RUNS
+    for turn, (name, system) in itertools.product(range(rounds + 1), systems.items()):
+        for run in range(runs + 1):  # the first one warms up, after the threads of another library
+            mask = folder / f"{name}.png"
             began = time.perf_counter()
             loaded = read_image(image)
             read = time.perf_counter()
@@ -116,7 +120,7 @@ def by_turns(systems: dict[str, System], image: Path, rounds: int, folder: Path)
             ended = time.perf_counter()
             assert found.shape == pixels.shape[:2]
             mask.unlink()
-            if turn:
+            if turn and run:
                 times[name].append((computed - read, ended - began))
     return {
         name: {

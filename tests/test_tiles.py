@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fullyconv.errors import UsageError
-from fullyconv.tiles import Box, Halo, cut, largest_sides, share_computed, window_of
+from fullyconv.tiles import Box, Halo, cut, largest_sides, overlapping, share_computed, window_of
 
 SIZES = [(1, 1), (1, 97), (32, 64), (64, 32), (101, 53), (96, 96)]
 HALOS = [Halo(0, 0), Halo(5, 40), Halo(33, 0)]
@@ -63,3 +63,15 @@ def test_where_no_tile_is_affordable_there_is_none():
 def test_a_tile_without_a_pixel_is_refused():
     with pytest.raises(UsageError, match="a tile has to be 1 pixel wide or more, got 0"):
         cut((5, 5), (0, 4), Halo(0, 0), 32)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (97, 131), (64, 64), (33, 400)])
+@pytest.mark.parametrize("side", [1, 64, 1000])
+def test_overlapping_squares_cover_every_pixel_and_begin_on_the_grid(size, side):
+    covered = np.zeros(size, int)
+    for box in overlapping(size, side, 32):
+        covered[box.slices] += 1
+        assert box.top % 32 == box.left % 32 == 0
+        assert min(box.size) > 0
+    assert covered.min() >= 1
+    assert covered.max() <= 4

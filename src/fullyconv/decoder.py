@@ -53,6 +53,7 @@ class Decoder(nn.Module):
         output_stride: Pixels of the original image between neighbouring logits.
         reads_points: True where the logits of a pixel depend on each feature map only through its bilinear
             value there, so that `point_logits` exists and training can use a point cache.
+        sees_all: Whether a pixel's logits may depend on the whole maps: `halo_cells` means nothing then.
         halo_cells: How many cells of the coarsest map beyond its own a pixel's logits depend on.
     """
 
@@ -61,6 +62,7 @@ class Decoder(nn.Module):
     num_classes: int
     output_stride: int
     reads_points: bool = False
+    sees_all: bool = False
     halo_cells: int = 1
 
     def forward(self, features: Features, size: Size) -> Logits:

@@ -145,6 +145,8 @@ class EncoderNetwork(nn.Module):
         taps: All taps by depth, so finest first; in a dilated network several have one stride. Their strides
             divide the last one.
         input_convention: What `forward` expects.
+        sees_all: Whether a cell may depend on the whole image, by a global mean or attention, or on nobody knows
+            how much: the fields that the taps declare mean nothing then.
         weights_licence: SPDX name of the licence of its usual pretrained weights.
         weights_source: Where these weights came from: "random", or a package or file (its name, no folder).
         architecture: What it takes beside the name to build it, as JSON values, where one name has many forms.
@@ -158,6 +160,7 @@ class EncoderNetwork(nn.Module):
     name: str
     taps: tuple[Tap, ...]
     input_convention: InputConvention
+    sees_all: bool = False
     weights_licence: str
     weights_source: str = "random"
     architecture: Mapping[str, Any] | None = None

@@ -61,7 +61,7 @@ class Facts:
         class_table: Of the model, as JSON values.
         output_stride: Pixels between neighbouring logits.
         tile_grid: Pixels between the positions at which a tile can begin.
-        halo: How far the logits of a pixel reach: above and left, below and right.
+        halo: How far the logits of a pixel reach: above and left, below and right; None if it is not known.
         bytes_per_pixel: Memory that features and logits take.
         precision: Of the numbers in the file: "float32" or "int8".
         description: What the model file says of the model; its `digest` names the file that was exported.
@@ -72,7 +72,7 @@ class Facts:
     class_table: dict[str, Any]
     output_stride: int
     tile_grid: int
-    halo: tuple[int, int]
+    halo: tuple[int, int] | None
     bytes_per_pixel: float
     precision: str
     description: dict[str, Any]
@@ -98,7 +98,7 @@ class Facts:
                     f"{where}: expected an exported model of version {FORMAT_VERSION}, got {version}",
                     hint="export the model again",
                 )
-            facts = cls(**{**document, "halo": tuple(document["halo"])})
+            facts = cls(**{**document, "halo": document["halo"] and tuple(document["halo"])})
             ClassTable.from_json(facts.class_table)
         except (ValueError, TypeError, KeyError, AttributeError, DataError) as error:
             raise ModelFileError(f"{where} does not hold what fullyconv exported: {error}") from None
@@ -120,7 +120,8 @@ class ExportedPredictor(Predictor):
         self.facts = facts
         self.device = torch.device("cpu")
         self.class_table = ClassTable.from_json(facts.class_table)
-        self.output_stride, self.tile_grid, self.halo = facts.output_stride, facts.tile_grid, Halo(*facts.halo)
+        self.output_stride, self.tile_grid = facts.output_stride, facts.tile_grid
+        self.halo = None if facts.halo is None else Halo(*facts.halo)
         self.memory = available_bytes() // 2 if memory is None else memory
         self.tile = tile
 
@@ -217,6 +218,7 @@ def _onnx_runtime(network: tuple[bytes, ...]) -> tuple[Run, str]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # it takes a core from others
     session = onnxruntime.InferenceSession(network[0], options, providers=["CPUExecutionProvider"])
     (images,) = session.get_inputs()
 

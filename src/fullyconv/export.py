@@ -151,7 +151,7 @@ def converted(predictor: Predictor, engine: str) -> tuple[tuple[bytes, ...], Fac
         predictor.class_table.to_json(),
         predictor.output_stride,
         predictor.tile_grid,
-        (predictor.halo.before, predictor.halo.after),
+        (predictor.halo.before, predictor.halo.after) if predictor.halo is not None else None,
         predictor.bytes_per_pixel,
         "float32",
         predictor.model.description(),

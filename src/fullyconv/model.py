@@ -158,8 +158,13 @@ class FCN(nn.Module):
         }
 
     @property
-    def halo(self) -> Halo:
-        """How far the logits of a pixel reach beyond it, in pixels: nothing farther away changes a bit of them."""
+    def halo(self) -> Halo | None:
+        """How far the logits of a pixel reach beyond it, in pixels: nothing farther away changes a bit of them.
+
+        None where that is not known, or is as far as the image goes.
+        """
+        if self.encoder.network.sees_all or self.decoder.sees_all:
+            return None
         reach = self.encoder.reach
         own = math.ceil(self.decoder.halo_cells * max(spec.stride for spec in self.decoder.specs))
         return Halo(own + reach.before, own + reach.after)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image as PillowImage
+from torch import Tensor
 
 from fullyconv.device import choose_device, choose_precision
 from fullyconv.errors import UsageError
@@ -21,7 +22,7 @@ from fullyconv.row_rules import NotStreamableError
 from fullyconv.shapes import Image, Images, Logits, Mask, Size
 from fullyconv.sizes import padded_size
 from fullyconv.streaming import RowStream
-from fullyconv.tiles import Box, Tile, cut, largest_sides
+from fullyconv.tiles import Box, Halo, Tile, cut, largest_sides, overlapping
 from fullyconv.upsample import predict_confidence, predict_mask, upsample_logits
 
 __all__ = ["Predictor"]
@@ -53,7 +54,8 @@ class Predictor:
 
     A large image is computed by bands of rows, each layer keeping the rows that the next band needs (`RowStream`).
     A network that does not work by rows is given tiles, each with the halo that it needs. The mask is the same
-    (`docs/concepts/exactness.md`).
+    (`docs/concepts/exactness.md`). Only where a network may see the whole image, and that is too large,
+    overlapping tiles are blended (`is_exact`).
 
     Args:
         model: A model, or the path of a model file.
@@ -170,7 +172,15 @@ class Predictor:
         return mask[inner.slices].cpu().numpy()
 
     def tiles(self, size: Size) -> list[Tile]:
-        """Cut an image into what is computed at a time, where that is not rows: all of it if the memory allows."""
+        """Cut an image into what is computed at a time, where that is not rows: all of it if the memory allows.
+
+        Raises:
+            UsageError: Not even the smallest tile fits into the memory; or the network may see the whole image.
+        """
+        if self.halo is None:
+            if self._blended_side(size) >= max(size):
+                return [Tile(Box(0, 0, *size), Box(0, 0, *size))]
+            raise UsageError("this model may see the whole image, so it cannot be cut into tiles exactly")
         sides = (self.tile, self.tile) if self.tile else self._affordable_sides(size)
         return cut(size, sides, self.halo, self.tile_grid)
 
@@ -203,6 +213,9 @@ class Predictor:
         if stream is not None and (rows := rows or self.rows_at_a_time(stream)):
             yield from self._bands(stream, rows, read)
             return
+        if self.halo is None and self._blended_side(size) < max(size):
+            yield self._blended(size, read)
+            return
         for tile in self.tiles(size):
             yield tile.area, *self._around(self.logits(read(tile.window)), tile.area.within(tile.window))
 
@@ -221,6 +234,37 @@ class Predictor:
                 done, keep = bottom, max(bottom // stride - 1, 0)
                 held, first = [held[0][..., keep - first :, :]], keep
 
+    def is_exact(self, size: Size) -> bool:
+        """Whether images of a size get the mask of the whole image, or one blended of overlapping tiles."""
+        if self.halo is not None or self._blended_side(size) >= max(size):
+            return True
+        stream = self.row_stream(size) if self._by_rows(size) else None
+        return stream is not None and self.rows_at_a_time(stream) > 0
+
+    def _blended_side(self, size: Size) -> int:
+        """Side of the tiles of a network that cannot be cut exactly: as large as the memory allows."""
+        if self.tile:
+            return self.tile
+        if math.prod(size) <= FREE_PIXELS or math.prod(size) * self.bytes_per_pixel <= self.memory:
+            return max(size)
+        return int(math.sqrt(max(self.memory / self.bytes_per_pixel, FREE_PIXELS)))
+
+    def _blended(self, size: Size, read: Read) -> tuple[Box, Logits, Box]:
+        """Average the logits of overlapping tiles, each the less the nearer to its border."""
+        stride, whole = self.output_stride, Box(0, 0, *size)
+        total, weights = torch.zeros(0), torch.zeros(0)
+        for window in overlapping(size, self._blended_side(size), self.tile_grid):
+            logits = self.logits(read(window))
+            if not len(total):
+                total = logits.new_zeros((*logits.shape[:2], *(-(-side // stride) for side in size)))
+                weights = torch.zeros_like(total[0, 0])
+            rows, columns = (slice(start // stride, -(-end // stride)) for start, end in window.ranges)
+            height, width = total[..., rows, columns].shape[-2:]
+            weight = _ramp(height).outer(_ramp(width)).to(total)
+            total[..., rows, columns] += logits[..., :height, :width] * weight
+            weights[rows, columns] += weight
+        return whole, total / weights, whole
+
     def _by_rows(self, size: Size) -> bool:
         """Whether an image is so large that it is not computed in one piece."""
         pixels = math.prod(size)
@@ -233,7 +277,7 @@ class Predictor:
         pixels = int(self.memory / self.bytes_per_pixel)
         if math.prod(size) <= pixels:
             return size
-        halo, grid = self.halo, self.tile_grid
+        halo, grid = self.halo or Halo(0, 0), self.tile_grid
         sides = largest_sides(size, pixels, halo, grid)
         if sides is None:
             least = (grid + halo.before + halo.after) ** 2 * self.bytes_per_pixel
@@ -270,6 +314,12 @@ class Predictor:
     def _images(self, pixels: Image) -> Images:
         """Put H x W x 3 pixels where the model is, as 1 x 3 x H x W."""
         return torch.from_numpy(pixels.copy()).to(self.device).permute(2, 0, 1)[None]
+
+
+def _ramp(count: int) -> Tensor:
+    """Weights that rise to the middle of so many cells and fall again."""
+    cells = torch.arange(count)
+    return torch.minimum(cells, count - 1 - cells).float() + 1
 
 
 def as_rgb(image: str | Path | PillowImage.Image | Image) -> Image:

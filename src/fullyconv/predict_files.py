@@ -160,6 +160,12 @@ def _check(
             f"{show_path(images[lost[0]])} is a GeoTIFF: to keep its place on the Earth, "
             'pip install "fullyconv[geo]"'
         )
+    blended = [name for name, header in headers.items() if not predictor.is_exact(header.size)]
+    if blended:
+        progress.say(
+            f"WARNING: this model may see the whole image, and {len(blended)} images are too large for that: "
+            "overlapping tiles of them are blended, which is not exact; allow more with --memory"
+        )
     for name, path in images.items():
         if not by_parts[name]:
             verify_image(path)

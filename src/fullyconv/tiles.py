@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Size
 
-__all__ = ["Box", "Halo", "Tile", "cut", "largest_sides", "share_computed", "window_of"]
+__all__ = ["Box", "Halo", "Tile", "cut", "largest_sides", "overlapping", "share_computed", "window_of"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Box:
     def slices(self) -> tuple[slice, slice]:
         """Rows and columns, to index the last two axes of an array of channels, or the first two of an image."""
         return slice(self.top, self.bottom), slice(self.left, self.right)
+
+    @property
+    def ranges(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The first and last row, and column, ends not included."""
+        return (self.top, self.bottom), (self.left, self.right)
 
     def within(self, other: "Box") -> "Box":
         """The same rectangle, counted from the corner of another one."""
@@ -105,6 +110,23 @@ def cut(size: Size, sides: Size, halo: Halo, grid: int) -> list[Tile]:
         for left in range(0, size[1], width)
     ]
     return [Tile(area, window_of(area, size, halo, grid)) for area in areas]
+
+
+def overlapping(size: Size, side: int, grid: int) -> list[Box]:
+    """Cover an image with squares that overlap by half, for a network that cannot be cut exactly.
+
+    Args:
+        size: (height, width) of the image in pixels.
+        side: Of a square, rounded up to an even number of grid steps; at the right and bottom they are cut off.
+        grid: On which they begin.
+    """
+    step = max(math.ceil(side / (2 * grid)), 1) * grid
+    tops, lefts = (range(0, max(length - step, 1), step) for length in size)
+    return [
+        Box(top, left, min(top + 2 * step, size[0]), min(left + 2 * step, size[1]))
+        for top in tops
+        for left in lefts
+    ]
 
 
 def largest_sides(size: Size, pixels: int, halo: Halo, grid: int) -> Size | None:

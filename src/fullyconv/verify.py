@@ -99,6 +99,11 @@ def verify_tiling(predictor: Predictor, image: Image) -> TilingReport:
     """
     size = image.shape[:2]
     grid, halo = predictor.tile_grid, predictor.halo
+    if halo is None:
+        raise UsageError(
+            "this model may see the whole image: tiles of it are blended and differ",
+            hint="leave --verify-tiling out",
+        )
     third = [max(side // LEAST // grid * grid, grid) for side in size]
     asked = (predictor.tile, predictor.tile) if predictor.tile else (third[0], third[1])
     tiles = cut(size, asked, halo, grid)
