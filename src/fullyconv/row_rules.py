@@ -80,6 +80,10 @@ def rule_of(node: fx.Node, values: Mapping[fx.Node, Any]) -> Rule:
     match node.target:
         case aten.convolution.default:
             return (_transposed if args[6] else _convolution)(rows, *args[1:])
+        case torch.ops.mkldnn._convolution_pointwise.default:
+            weight, bias, padding, stride, dilation, groups, *behind = args[1:]
+            form = (stride, padding, dilation, False, [0, 0], groups)
+            return _convolution(rows, weight, bias, *form, behind=behind)
         case aten.max_pool2d_with_indices.default:
             return _max_pool(rows, *args[1:])
         case aten.avg_pool2d.default:
@@ -181,14 +185,21 @@ def _convolution(
     transposed: bool,
     output_padding: list[int],
     groups: int,
+    behind: Sequence[Any] = (),
 ) -> Rule:
+    """The rule of a convolution, or of one with what oneDNN does `behind` it."""
     reads = _windows(weight.shape[-2], stride[0], padding[0], dilation[0])
 
     def compute(maps: list[Tensor], top: int, bottom: int) -> Tensor:
         filled = _filled(maps[0], rows, reads(top, bottom), 0.0)
         below = _missing_rows(bottom - top, filled.shape[-1] // stride[1]) * stride[0]
         filled = functional.pad(filled, (0, 0, 0, below)) if below else filled
-        result = functional.conv2d(filled, weight, bias, stride, (0, padding[1]), dilation, groups)
+        across = [0, padding[-1]]
+        if behind:
+            operator = torch.ops.mkldnn._convolution_pointwise
+            result = _tensor(operator(filled, weight, bias, across, stride, dilation, groups, *behind))
+        else:
+            result = functional.conv2d(filled, weight, bias, stride, across, dilation, groups)
         return result[..., : bottom - top, :].clone() if below else result
 
     local = weight.shape[-2] == stride[0] == 1

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from fullyconv.encoder import EncoderNetwork, InputConvention, ReceptiveField, Tap
 from fullyconv.encoders.fixed_norm import FixedNorm, fold
+from fullyconv.encoders.fused import conv_relu6
 from fullyconv.weights import PackagedWeights
 
 __all__ = ["EfficientNetLite", "conv_same", "same_padding"]
@@ -80,6 +81,8 @@ class ConvNorm(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """N x in_channels x h x w to N x channels x ceil(h / stride) x ceil(w / stride)."""
+        if self.relu and self.norm is None:
+            return conv_relu6(*padded_same(maps, self.conv))
         maps = conv_same(maps, self.conv)
         if self.norm is not None:
             maps = self.norm(maps)
@@ -215,14 +218,22 @@ def conv_same(maps: Tensor, conv: nn.Conv2d) -> Tensor:
     Returns:
         N x channels x ceil(h / stride) x ceil(w / stride).
     """
+    maps, _, padding = padded_same(maps, conv)
+    return functional.conv2d(maps, conv.weight, conv.bias, conv.stride, padding, groups=conv.groups)
+
+
+def padded_same(maps: Tensor, conv: nn.Conv2d) -> tuple[Tensor, nn.Conv2d, tuple[int, int]]:
+    """Pad maps as TensorFlow's "SAME" does, unless the convolution can pad by itself.
+
+    Returns:
+        The maps, the convolution and its padding: zeros above and below, and to the left and right.
+    """
     (top, bottom), (left, right) = (
         same_padding(maps.shape[axis], conv.kernel_size[axis - 2], conv.stride[axis - 2]) for axis in (2, 3)
     )
     if (top, left) == (bottom, right):
-        # The convolution pads by itself: no copy of the maps.
-        return functional.conv2d(maps, conv.weight, conv.bias, conv.stride, (top, left), groups=conv.groups)
-    padded: Tensor = conv(functional.pad(maps, (left, right, top, bottom)))
-    return padded
+        return maps, conv, (top, left)  # no copy of the maps
+    return functional.pad(maps, (left, right, top, bottom)), conv, (0, 0)
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
