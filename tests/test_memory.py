@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fullyconv.errors import UsageError
-from fullyconv.memory import available_bytes, parsed_bytes, peak_bytes, shown_bytes
+from fullyconv.memory import available_bytes, give_back_freed, parsed_bytes, peak_bytes, shown_bytes
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,7 @@ def test_what_was_there_before_does_not_count():
 
 def test_there_is_some_memory():
     assert available_bytes() > 10**7
+
+
+def test_freed_memory_can_be_given_back():
+    give_back_freed()  # whatever the C library

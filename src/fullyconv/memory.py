@@ -1,6 +1,7 @@
 """How much memory a computation needs at its peak, and amounts of memory in words."""
 
 import contextlib
+import ctypes
 import re
 import weakref
 from collections import Counter
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from fullyconv.errors import UsageError
 
-__all__ = ["available_bytes", "parsed_bytes", "peak_bytes", "shown_bytes"]
+__all__ = ["available_bytes", "give_back_freed", "parsed_bytes", "peak_bytes", "shown_bytes"]
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -29,6 +30,12 @@ def available_bytes() -> int:
         limit, used = (int(Path("/sys/fs/cgroup", f"memory.{name}").read_text()) for name in ("max", "current"))
         found.append(max(limit - used, 0))
     return min(found)
+
+
+def give_back_freed() -> None:
+    """Let the C library give memory back to the system that was freed and kept: after something large has gone."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def parsed_bytes(text: str) -> int:

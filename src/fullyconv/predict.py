@@ -33,8 +33,8 @@ FREE_PIXELS = 1_000_000
 WHOLE_PIXELS = 4_000_000
 """Of an image that is computed in one piece where the memory allows it. From there on rows are as fast."""
 
-BAND_BYTES = 90_000_000
-"""That a band of rows takes: the largest maps are 30 MB then, which are faster than larger ones."""
+BAND_BYTES = 64_000_000
+"""That a band of rows takes: the largest maps are 20 MB then, which are faster than larger ones."""
 
 LEAST_ROWS = 16
 """Of a band, where the memory allows them: fewer are slow."""

@@ -206,11 +206,12 @@ def _predict_by_parts(predictor: Predictor, path: Path, base: Path, outputs: _Ou
     table = predictor.class_table
     base.parent.mkdir(parents=True, exist_ok=True)
     with open_image(path) as source, tempfile.TemporaryFile(dir=base.parent) as spool:
-        look = Reduced(source.size)
+        look = Reduced(source.size) if outputs.overlay else None
 
         def read(box: Box) -> Image:
             pixels = source.read(box)
-            look.add_image(box, pixels)
+            if look is not None:
+                look.add_image(box, pixels)
             return pixels
 
         def parts() -> Iterator[tuple[Box, Mask]]:
@@ -224,7 +225,8 @@ def _predict_by_parts(predictor: Predictor, path: Path, base: Path, outputs: _Ou
                 yield box, seen(box, mask)
 
         def seen(box: Box, mask: Mask) -> Mask:
-            look.add_mask(box, mask)
+            if look is not None:
+                look.add_mask(box, mask)
             return table.encode(mask)
 
         boxes: list[Box] = []
@@ -233,7 +235,7 @@ def _predict_by_parts(predictor: Predictor, path: Path, base: Path, outputs: _Ou
             found = _predict(predictor, image, replace(outputs, confidence=False))
             _write_arrays(base, image, found, table, outputs)
         source.write_mask(_named(base, source.mask_suffix), parts(), _palette(table))
-        if outputs.overlay:
+        if look is not None:
             _write_overlay(base, look.image, look.mask, table)
         if outputs.confidence:
             spool.seek(0)

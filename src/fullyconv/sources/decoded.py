@@ -8,7 +8,7 @@ from PIL import Image as PillowImage
 
 from fullyconv.errors import DataError, show_path
 from fullyconv.images import SIDEWAYS, orientation, to_rgb, upright, write_mask
-from fullyconv.memory import available_bytes, shown_bytes
+from fullyconv.memory import available_bytes, give_back_freed, shown_bytes
 from fullyconv.shapes import Image, Size
 from fullyconv.sources.blocks import MaskParts, row_blocks
 from fullyconv.tiles import Box
@@ -68,5 +68,6 @@ class Decoded:
             for block in row_blocks(parts, self.size):
                 spool.write(block.tobytes())
             self._image.close()
+            give_back_freed()
             spool.flush()
             write_mask(path, np.memmap(spool, np.uint8, "r", shape=self.size), palette)

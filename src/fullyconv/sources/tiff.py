@@ -98,6 +98,7 @@ class TiledTiff:
     def read(self, box: Box) -> Image:
         """Return the pixels of a part; see `ImageSource`."""
         numbers = range(box.top // self._high, (box.bottom - 1) // self._high + 1)
+        self._held = {number: rows for number, rows in self._held.items() if number in numbers}  # frees the others
         with explained(self._path):
             self._held = {
                 number: self._held[number] if number in self._held else self._row_of_tiles(number)
