@@ -15,6 +15,7 @@ than torch in float32 and in bfloat16; and the share of val pixels whose class b
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -28,7 +29,6 @@ import torch
 from _machine import machine, open_or_draw, write_results
 from torch import Tensor
 
-import fullyconv.train
 from fullyconv.config import recipe
 from fullyconv.dataset import Dataset
 from fullyconv.device import set_threads
@@ -40,6 +40,7 @@ from fullyconv.model import FCN
 from fullyconv.onnx_graph import OPSET, OnnxGraph
 from fullyconv.predict import Predictor
 from fullyconv.sizes import pad_to_multiple, resize_by
+from fullyconv.train import train
 
 CALIBRATED_ON = 60
 
@@ -107,25 +108,26 @@ def measure(name: str, dataset: Dataset, seed: int, folder: Path) -> dict[str, o
     config = recipe(name, seed=seed, precision="float32")
     (folder / "float").mkdir(parents=True)
     (folder / "int8").mkdir()
-    plain = fullyconv.train.train(dataset, folder / "float", config, cache=FeatureCache(folder / "a"))
+    plain = train(dataset, folder / "float", config, cache=FeatureCache(folder / "a"))
     predictor = Predictor(plain.model, device="cpu", precision="float32")
     after = export_model(predictor, folder / "model.openvino", int8=True, data=dataset)
     encoder = predictor.model.encoder
     network = quantized(encoder, calibration)
     times = {"float32": pass_seconds(encoder, images)}
     times["bfloat16"] = pass_seconds(encoder.set_precision(torch.bfloat16), images)
-    build = fullyconv.train.build_model
+    module = sys.modules["fullyconv.train"]  # the name itself is the function
+    build = module.build_model
 
     def build_quantized(*arguments: object) -> FCN:
         model = build(*arguments)
         model.encoder.network.folded = lambda: network
         return model
 
-    fullyconv.train.build_model = build_quantized
+    module.build_model = build_quantized
     try:
-        before = fullyconv.train.train(dataset, folder / "int8", config, cache=FeatureCache(folder / "b"))
+        before = train(dataset, folder / "int8", config, cache=FeatureCache(folder / "b"))
     finally:
-        fullyconv.train.build_model = build
+        module.build_model = build
     encoder.set_precision(torch.float32).network.folded = lambda: network
     encoder._working = ()
     times["int8"] = pass_seconds(encoder, images)
