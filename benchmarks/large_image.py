@@ -74,7 +74,7 @@ def predict_one(model: Path, path: Path, out: Path) -> None:
 def started(model: Path, path: Path, out: Path) -> subprocess.Popen[str]:
     """Start the process of one image."""
     command = [sys.executable, __file__, "--predict", str(model), str(path), str(out)]
-    quiet = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "5000"}  # as `fullyconv` sets them
+    quiet = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}  # as `fullyconv` sets them
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**quiet, **os.environ})
 
 

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as `fullyconv` sets them
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as `fullyconv` sets them
 
 import numpy as np
 import torch

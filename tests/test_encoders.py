@@ -24,7 +24,6 @@ from fullyconv.encoders import (
 )
 from fullyconv.encoders.efficientnet_lite import conv_same, same_padding
 from fullyconv.encoders.fixed_norm import FixedNorm
-from fullyconv.encoders.fused import conv_relu6
 from fullyconv.encoders.vgg import vgg16_fc_layers
 from fullyconv.errors import UsageError, WeightsError
 from fullyconv.progress import Silent
@@ -523,19 +522,3 @@ def test_the_documented_taps_are_the_declared_ones(networks):
     documented = {name: [tuple(row[1:]) for row in rows if row[0] == name] for name in ENCODER_NAMES}
     for name, network in networks.items():
         assert documented[name] == [tuple(map(str, dataclasses.astuple(tap)[:4])) for tap in network.taps]
-
-
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("kernel", "stride", "groups"), [(1, 1, 1), (3, 1, 8), (3, 2, 8), (3, 2, 1)])
-def test_a_convolution_fused_with_its_relu6_gives_the_same_bits(precision, kernel, stride, groups):
-    torch.manual_seed(0)
-    conv = torch.nn.Conv2d(8, 16, kernel, stride, groups=groups).to(precision).requires_grad_(False)
-    conv = conv.to(memory_format=torch.channels_last)
-    maps = (8 * torch.randn(2, 8, 30, 41)).to(precision).contiguous(memory_format=torch.channels_last)
-    with torch.no_grad():
-        fused = conv_relu6(maps, conv, (kernel // 2, kernel // 2))
-        plain = torch.nn.functional.conv2d(maps, conv.weight, conv.bias, stride, kernel // 2, groups=groups)
-    assert (plain > 6).any()
-    assert torch.equal(fused, plain.clamp(0, 6))
-    learned = conv_relu6(maps.clone(), conv, (kernel // 2, kernel // 2))
-    assert torch.equal(learned, fused)

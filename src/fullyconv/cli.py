@@ -49,7 +49,7 @@ def main() -> None:
     # program runs; to sleep at once doubles the time of a step. So: spin for a fraction of a millisecond, then
     # sleep. It has to be said before torch loads OpenMP.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     _keep_freed_memory()
     signal.signal(signal.SIGTERM, _terminated)
     try:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fullyconv.convolve import pack
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Images
 from fullyconv.sizes import as_fraction, pad_to_multiple, resize_by
@@ -320,7 +321,9 @@ class Encoder(nn.Module):
         if not self._working or not fresh:
             with torch.no_grad():
                 working = self.network.folded().to(self.precision)
-            self._working = (working.to(memory_format=torch.channels_last).requires_grad_(False).eval(),)  # type: ignore[call-overload]
+            working = working.to(memory_format=torch.channels_last).requires_grad_(False).eval()  # type: ignore[call-overload]
+            pack(working)
+            self._working = (working,)
             self._working_of = list(zip(tensors, states, strict=True))
         return self._working[0]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -81,9 +82,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         # A view of a tensor that was there before, or the tensor itself, is nothing new.
-        given = {_place(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
+        given = {_place(value) for value in tree_leaves((args, kwargs)) if _has_storage(value)}
         for value in tree_leaves(result):
-            if isinstance(value, Tensor) and (self.holders[_place(value)] or _place(value) not in given):
+            if _has_storage(value) and (self.holders[_place(value)] or _place(value) not in given):
                 self._hold(value)
         return result
 
@@ -103,3 +104,8 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _place(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
+
+
+def _has_storage(value: object) -> bool:
+    """Whether it is a tensor; weights in an order of oneDNN's own tell nothing of their bytes."""
+    return isinstance(value, Tensor) and value.layout is torch.strided

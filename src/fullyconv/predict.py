@@ -33,8 +33,11 @@ FREE_PIXELS = 1_000_000
 WHOLE_PIXELS = 4_000_000
 """Of an image that is computed in one piece where the memory allows it. From there on rows are as fast."""
 
-BAND_BYTES = 64_000_000
+BAND_BYTES = 100_000_000
 """That a band of rows takes: the largest maps are 20 MB then, which are faster than larger ones."""
+
+BAND_FACTOR = 2.5
+"""Of memory that rows take more than as a part of a whole image: every layer joins them to those that it kept."""
 
 LEAST_ROWS = 16
 """Of a band, where the memory allows them: fewer are slow."""
@@ -202,7 +205,7 @@ class Predictor:
     def rows_at_a_time(self, stream: RowStream) -> int:
         """How many rows of an image are computed at a time; 0 where the memory does not even allow one."""
         height, width = stream.size
-        row_bytes = width * self.bytes_per_pixel
+        row_bytes = width * self.bytes_per_pixel * BAND_FACTOR
         band_bytes = BAND_BYTES * (1 if self.device.type == "cpu" else DEVICE_FACTOR)
         wanted = min(max(int(band_bytes / row_bytes), LEAST_ROWS), height)
         return max(min(wanted, int((self.memory - stream.kept_bytes(wanted)) / row_bytes)), 0)

@@ -208,9 +208,7 @@ class CAENetwork(EncoderNetwork):
         """
         features, maps = [], images
         for tap, convolution in zip(self.taps, self.stages, strict=True):
-            maps = conv_same(maps, convolution)  # type: ignore[arg-type]
-            if tap is not self.taps[-1]:
-                maps = functional.relu(maps)
+            maps = conv_same(maps, convolution, "none" if tap is self.taps[-1] else "relu")  # type: ignore[arg-type]
             if self.form.down == "pool":
                 maps = functional.max_pool2d(maps, 2, ceil_mode=True)
             if tap.stride in strides:

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fullyconv.convolve import Activation, convolve
 from fullyconv.encoder import EncoderNetwork, InputConvention, ReceptiveField, Tap
 from fullyconv.encoders.fixed_norm import FixedNorm, fold
-from fullyconv.encoders.fused import conv_relu6
 from fullyconv.weights import PackagedWeights
 
 __all__ = ["EfficientNetLite", "conv_same", "same_padding"]
@@ -81,11 +81,9 @@ class ConvNorm(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """N x in_channels x h x w to N x channels x ceil(h / stride) x ceil(w / stride)."""
-        if self.relu and self.norm is None:
-            return conv_relu6(*padded_same(maps, self.conv))
-        maps = conv_same(maps, self.conv)
-        if self.norm is not None:
-            maps = self.norm(maps)
+        if self.norm is None:
+            return conv_same(maps, self.conv, "relu6" if self.relu else "none")
+        maps = self.norm(conv_same(maps, self.conv))
         return functional.relu6(maps, inplace=True) if self.relu else maps
 
     def fold(self) -> None:
@@ -208,32 +206,20 @@ def scaled_stages(width: float, depth: float) -> list[Stage]:
     return stages
 
 
-def conv_same(maps: Tensor, conv: nn.Conv2d) -> Tensor:
+def conv_same(maps: Tensor, conv: nn.Conv2d, activation: Activation = "none") -> Tensor:
     """Convolve with zeros around as TensorFlow's "SAME" places them.
 
     Args:
         maps: N x K x h x w.
         conv: A convolution without padding of its own.
+        activation: What follows it.
 
     Returns:
         N x channels x ceil(h / stride) x ceil(w / stride).
     """
-    maps, _, padding = padded_same(maps, conv)
-    return functional.conv2d(maps, conv.weight, conv.bias, conv.stride, padding, groups=conv.groups)
-
-
-def padded_same(maps: Tensor, conv: nn.Conv2d) -> tuple[Tensor, nn.Conv2d, tuple[int, int]]:
-    """Pad maps as TensorFlow's "SAME" does, unless the convolution can pad by itself.
-
-    Returns:
-        The maps, the convolution and its padding: zeros above and below, and to the left and right.
-    """
-    (top, bottom), (left, right) = (
-        same_padding(maps.shape[axis], conv.kernel_size[axis - 2], conv.stride[axis - 2]) for axis in (2, 3)
-    )
-    if (top, left) == (bottom, right):
-        return maps, conv, (top, left)  # no copy of the maps
-    return functional.pad(maps, (left, right, top, bottom)), conv, (0, 0)
+    sides = zip(maps.shape[2:], conv.kernel_size, conv.stride, strict=True)
+    rows, columns = (same_padding(*side) for side in sides)
+    return convolve(maps, conv, activation, (rows, columns))
 
 
 def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:

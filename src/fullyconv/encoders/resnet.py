@@ -13,6 +13,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fullyconv.convolve import Activation, convolve
 from fullyconv.encoder import IMAGENET_INPUT, EncoderNetwork, ReceptiveField, Tap
 from fullyconv.encoders.fixed_norm import FixedNorm, fold
 from fullyconv.errors import UsageError
@@ -66,19 +67,18 @@ class Block(nn.Module):
             self.add_module(f"conv{number}", conv)
             self.add_module(f"bn{number}", FixedNorm(out_channels, NORM_EPSILON, gain if last else 1.0))
             channels = out_channels
-        self.downsample: nn.Module | None = None
+        self.downsample: nn.Sequential | None = None
         if stride != 1 or in_channels != self.out_channels:
             projection = nn.Conv2d(in_channels, self.out_channels, 1, stride, bias=False)
             self.downsample = nn.Sequential(projection, FixedNorm(self.out_channels, NORM_EPSILON, gain))
 
     def forward(self, maps: Tensor) -> Tensor:
         """N x in_channels x h x w to N x out_channels x ceil(h / stride) x ceil(w / stride)."""
-        shortcut = maps if self.downsample is None else self.downsample(maps)
-        for number in range(1, len(self.shapes) + 1):
-            maps = self.get_submodule(f"bn{number}")(self.get_submodule(f"conv{number}")(maps))
-            if number < len(self.shapes):
-                maps = functional.relu(maps, inplace=True)
-        return functional.relu(maps + shortcut, inplace=True)
+        shortcut = maps if self.downsample is None else conv_norm(maps, *self.downsample)
+        *first, last = ((getattr(self, f"conv{n}"), getattr(self, f"bn{n}")) for n, _ in enumerate(self.shapes, 1))
+        for conv, norm in first:
+            maps = conv_norm(maps, conv, norm, "relu")
+        return functional.relu(conv_norm(maps, *last) + shortcut, inplace=True)
 
     def seen_from(self, field: ReceptiveField) -> ReceptiveField:
         """The field after this block of what has a field in front of it."""
@@ -139,7 +139,7 @@ class ResNet(EncoderNetwork):
         """Compute features at `strides`, finest first; see `EncoderNetwork.forward`."""
         wanted = self.taps_at(strides)
         features: list[Tensor] = []
-        maps = self.maxpool(functional.relu(self.bn1(self.conv1(images)), inplace=True))
+        maps = self.maxpool(conv_norm(images, self.conv1, self.bn1, "relu"))
         for tap in self.taps[: self.taps.index(wanted[-1]) + 1]:
             maps = self.get_submodule(tap.name)(maps)
             if tap in wanted:
@@ -156,3 +156,11 @@ class ResNet(EncoderNetwork):
                     fold(conv, norm)
                     setattr(module, name, nn.Identity())
         return network
+
+
+def conv_norm(maps: Tensor, conv: nn.Conv2d, norm: nn.Module, activation: Activation = "none") -> Tensor:
+    """Convolve, normalise and apply a ReLU; without a normalisation of its own in one operation."""
+    if isinstance(norm, nn.Identity):
+        return convolve(maps, conv, activation)
+    maps = norm(convolve(maps, conv))
+    return functional.relu(maps, inplace=True) if activation == "relu" else maps

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from fullyconv.convolve import convolve
 from fullyconv.encoder import IMAGENET_INPUT, EncoderNetwork, ReceptiveField, Tap
 from fullyconv.weights import DownloadableWeights, choose_tensors, load_weights
 
@@ -56,9 +57,10 @@ class VGG16(EncoderNetwork):
         features: list[Tensor] = []
         maps, stride = images, 1
         for layer in self.features:
-            maps = layer(maps)
-            if isinstance(layer, nn.MaxPool2d):
-                stride *= 2
+            if isinstance(layer, nn.Conv2d):
+                maps = convolve(maps, layer, "relu")  # the ReLU that stands behind it
+            elif isinstance(layer, nn.MaxPool2d):
+                maps, stride = layer(maps), stride * 2
                 if stride in strides:
                     features.append(maps)
                 if len(features) == len(strides):
