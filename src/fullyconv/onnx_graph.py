@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -45,12 +46,17 @@ class OnnxGraph:
 
     def constant(self, values: Any) -> str:
         """Name an array of the graph; equal ones have one name."""
-        array = np.ascontiguousarray(values.detach().cpu().numpy() if isinstance(values, Tensor) else values)
+        array = _array(values)
         key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._known:
-            self._known[key] = f"constant_{len(self.constants)}"
-            self.constants.append(self._onnx.numpy_helper.from_array(array, self._known[key]))
+            self._known[key] = self.parameter(array)
         return self._known[key]
+
+    def parameter(self, values: Any) -> str:
+        """Name an array of a layer, that it has for itself: OpenVINO fuses no bias that two layers share."""
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(self._onnx.numpy_helper.from_array(_array(values), name))
+        return name
 
     def integer(self, value: int) -> str:
         """Name a whole number: an int64 array of one value."""
@@ -188,7 +194,7 @@ class OnnxGraph:
         output_padding: Sequence[int],
         groups: int,
     ) -> str:
-        tensors = [self.constant(tensor) for tensor in (weight, bias) if tensor is not None]
+        tensors = [self.parameter(tensor) for tensor in (weight, bias) if tensor is not None]
         form = {"strides": stride, "pads": [*padding, *padding], "dilations": dilation, "group": groups}
         if transposed:
             return self.op("ConvTranspose", maps, *tensors, output_padding=output_padding, **form)
@@ -218,3 +224,7 @@ class OnnxGraph:
         helper.set_model_props(model, metadata)
         self._onnx.checker.check_model(model, full_check=True)
         return model
+
+
+def _array(values: Any) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(values.detach().cpu().numpy() if isinstance(values, Tensor) else values)

@@ -151,7 +151,7 @@ def _layer(graph: OnnxGraph, layer: nn.Module, read: _Map) -> str:
     """Write a module of a decoder."""
     if isinstance(layer, Skip):  # the norm goes into the projection
         weight, offset = layer.folded(torch.empty(0, read.channels))
-        tensors = graph.constant(weight[:, :, None, None]), graph.constant(offset)
+        tensors = graph.parameter(weight[:, :, None, None]), graph.parameter(offset)
         return graph.op("Conv", read.name, *tensors)
     (name,) = graph.traced(layer, read.name, read.channels, side=8)
     return name
