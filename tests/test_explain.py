@@ -62,9 +62,8 @@ def computed(stage, values, decoder, outline, features, size):
     elif stage.kind == "scale":
         result = inputs[0] * stage.factor
     elif stage.kind == "upsample" and not stage.module:
-        before = outline.stage(stage.reads[0])
         cells = sizes_of(outline, size).cells[stage.name]
-        result = resample(inputs[0], before.stride, stage.stride, cells)
+        result = resample(inputs[0], stage.factor * stage.stride, stage.stride, cells)
     else:
         result = decoder.get_submodule(stage.module)(inputs[0])
     return functional.relu(result) if stage.activation else result

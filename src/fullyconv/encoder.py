@@ -302,12 +302,12 @@ class Encoder(nn.Module):
             `ceil(H * scale / stride_grid) * stride_grid / tap.stride`, w likewise.
         """
         network = self.working_network()
+        # Channel by channel: three values side by side are too few for a processor's registers.
+        normalised = self.normalise(images.contiguous().to(self.mean.dtype))
         features: Features = []
         for scale in self.scales:
-            scaled = resize_by(images.to(self.mean.dtype), scale)
-            padded = pad_to_multiple(self.normalise(scaled), self.stride_grid)
-            padded = padded.to(self.precision).contiguous(memory_format=torch.channels_last)
-            features += network(padded, self.strides)
+            padded = pad_to_multiple(resize_by(normalised, scale).to(self.precision), self.stride_grid)
+            features += network(padded.contiguous(memory_format=torch.channels_last), self.strides)
         return features
 
     def working_network(self) -> EncoderNetwork:

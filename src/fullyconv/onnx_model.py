@@ -76,10 +76,10 @@ def _features(graph: OnnxGraph, encoder: Encoder) -> dict[str, _Map]:
     """Write the encoder; its maps by the labels of their specs."""
     network = encoder.network.folded().float().eval()
     pixels = graph.op("Cast", graph.op("Transpose", IMAGES, perm=[0, 3, 1, 2]), to=1)
+    normalised = _normalised(graph, encoder, pixels)
     names: list[str] = []
     for scale in encoder.scales:
-        maps = pixels if scale == 1 else _scaled(graph, pixels, as_fraction(scale))
-        maps = _normalised(graph, encoder, maps)
+        maps = normalised if scale == 1 else _scaled(graph, normalised, as_fraction(scale))
         sides = [graph.rounded_up(graph.side(maps, axis), encoder.stride_grid) for axis in (2, 3)]
         maps, channels = graph.padded(maps, *sides), len(encoder.input_convention.mean)
         names += graph.traced(lambda x: network(x, encoder.strides), maps, channels, 2 * encoder.stride_grid)

@@ -22,10 +22,10 @@ aten = torch.ops.aten
 POINTWISE = {
     getattr(getattr(aten, name), overload)
     for name, overload in (
-        *((name, "Tensor") for name in ("add", "add_", "sub", "mul", "mul_", "div", "rsub")),
+        *((name, "Tensor") for name in ("add", "add_", "sub", "mul", "mul_", "div", "rsub", "lerp")),
         *((name, "Scalar") for name in ("add", "sub", "mul", "div", "rsub")),
         *((name, "default") for name in ("relu", "relu_", "hardtanh", "hardtanh_", "clamp", "clamp_min")),
-        *((name, "default") for name in ("_to_copy", "clone", "alias", "detach", "flip", "cat")),
+        *((name, "default") for name in ("_to_copy", "clone", "alias", "detach", "flip", "cat", "gather")),
         ("native_batch_norm", "default"),
     )
 }
@@ -121,6 +121,8 @@ def _pointwise(node: fx.Node, inputs: Sequence[fx.Node], values: Mapping[fx.Node
         raise NotStreamableError("an image is turned upside down")
     if target is aten.cat.default and (arguments[1] if len(arguments) > 1 else 0) % 4 != 1:
         raise NotStreamableError("maps are put together along another axis than channels")
+    if target is aten.gather.default and arguments[1] % 4 != 3:
+        raise NotStreamableError("rows are gathered")
     if any(map_of(source).shape[-2] != rows for source in inputs):
         raise NotStreamableError(f"{target} repeats a row")
     keep = writes(node) and (len(arguments[0].users) > 1 or arguments[0].op == "placeholder")

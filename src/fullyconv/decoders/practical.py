@@ -1,9 +1,9 @@
 """The practical decoder: batch norm, projection and a sum over skips.
 
 Every feature map is normalised, projected by a 1x1 convolution, resampled to the output grid and summed: what
-one 1x1 convolution on the concatenated maps would do, and the skip that the lecture draws. Without a hidden
-layer the projections are the score layers, and the network is a linear FCN of a few thousand trained numbers.
-With one, ReLU, dropout and a score layer follow the sum.
+one 1x1 convolution on the concatenated maps would do, and the skip that the lecture draws. (A map that has few
+channels and becomes smaller is resampled first.) Without a hidden layer the projections are the score layers, and
+the network is a linear FCN of a few thousand trained numbers. With one, ReLU, dropout and a score layer follow.
 """
 
 import math
@@ -41,13 +41,16 @@ class Skip(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """Turn N x K x h x w maps into N x projected x h x w, or P x K points into P x projected."""
-        normalised = self.norm(values)
+        weight, offset = self.projection.weight.flatten(1), None
+        if values.requires_grad:
+            values = self.norm(values)
+        else:
+            weight, offset = self.folded(values)
         if values.ndim == 2:
-            return functional.linear(normalised, self.projection.weight.flatten(1))
-        projected: Tensor = self.projection(normalised)
-        return projected
+            return functional.linear(values, weight, offset)
+        return functional.conv2d(values, weight[..., None, None], offset)
 
-    def folded(self, points: Tensor) -> tuple[Tensor, Tensor]:
+    def folded(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Fold the norm into the projection: `forward(points)` is `points @ weight.T + offset`.
 
         Features of a fixed encoder need no gradient. So a step of training does not have to normalise them: it
@@ -55,12 +58,12 @@ class Skip(nn.Module):
         nothing of their size.
 
         Args:
-            points: P x K without gradient: in training their statistics are taken for constants.
+            values: Maps or points without gradient: in training their statistics are taken for constants.
 
         Returns:
             weight, projected x K, and offset, projected.
         """
-        means, deviations = self.norm.statistics(points)
+        means, deviations = self.norm.statistics(values)
         scales = self.norm.weight / deviations
         weight = self.projection.weight.flatten(1)
         return weight * scales, weight @ (self.norm.bias - means * scales)
@@ -136,16 +139,25 @@ class PracticalDecoder(Decoder):
         cells = output_cells(self.specs, self.output_stride, size)
         # Summed one by one: two resampled maps exist at a time, not all of them.
         total: Tensor = reduce(
-            torch.add,
+            Tensor.add_,
             (
-                resample(skip(maps), spec.stride, self.output_stride, cells)
+                self._on_output_grid(spec, skip, maps, cells)
                 for spec, skip, maps in zip(self.specs, self.skips, features, strict=True)
             ),
         )
         if not self.hidden:
             return total + self.bias[:, None, None]
-        logits: Tensor = self.score(self.dropout(functional.relu(total)))
+        logits: Tensor = self.score(self.dropout(functional.relu_(total)))
         return logits
+
+    def _on_output_grid(self, spec: FeatureSpec, skip: nn.Module, maps: Tensor, cells: Size) -> Tensor:
+        strides, early = (spec.stride, self.output_stride), self._is_reduced_early(spec)
+        projected: Tensor = skip(resample(maps, *strides, cells) if early else maps)
+        return projected if early else resample(projected, *strides, cells)
+
+    def _is_reduced_early(self, spec: FeatureSpec) -> bool:
+        """Whether to resample before projecting. It changes no more than rounding: the fewest numbers are made."""
+        return spec.stride < self.output_stride and spec.channels < (self.hidden or self.num_classes)
 
     def point_logits(self, points: Points) -> Tensor:
         """Compute logits from features read at P pixels (`fullyconv.decoder.read_points`).
@@ -211,26 +223,27 @@ class PracticalDecoder(Decoder):
         """Say what `forward` computes; see `Decoder.stages`. The sum reads the coarsest skip first."""
         channels, stages, ends = self.hidden or self.num_classes, [], {}
         for position, (spec, skip) in enumerate(zip(self.specs, self.skips, strict=True)):
-            ends[position] = f"skip_{spec.label}"
-            parameters = sum(parameter.numel() for parameter in skip.parameters())
-            stages.append(
-                Stage(
-                    ends[position],
-                    "projection",
-                    (spec.label,),
-                    channels,
-                    spec.stride,
-                    kernel=1,
-                    parameters=parameters,
-                    module=f"skips.{position}",
-                )
+            projection = Stage(
+                f"skip_{spec.label}",
+                "projection",
+                (spec.label,),
+                channels,
+                spec.stride,
+                kernel=1,
+                parameters=sum(parameter.numel() for parameter in skip.parameters()),
+                module=f"skips.{position}",
             )
-            if spec.stride != self.output_stride:
-                reads, ends[position] = (ends[position],), f"up_{spec.label}"
-                factor = spec.stride / self.output_stride
-                stages.append(
-                    Stage(ends[position], "upsample", reads, channels, self.output_stride, factor=factor)
-                )
+            up = replace(projection, name=f"up_{spec.label}", kind="upsample", kernel=0, parameters=0, module="")
+            up = replace(up, stride=self.output_stride, factor=spec.stride / self.output_stride)
+            if self._is_reduced_early(spec):
+                up = replace(up, channels=spec.channels)
+                chain = [up, replace(projection, reads=(up.name,), stride=self.output_stride)]
+            elif spec.stride != self.output_stride:
+                chain = [projection, replace(up, reads=(projection.name,))]
+            else:
+                chain = [projection]
+            stages += chain
+            ends[position] = chain[-1].name
         order = sorted(ends, key=lambda position: -self.specs[position].stride)
         skips = tuple(ends[position] for position in order)
         total = Stage("sum", "sum", skips, channels, self.output_stride)
