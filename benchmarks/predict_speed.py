@@ -6,9 +6,10 @@
 Models are given with a name for the table, which shows the mean IoU that they had on the val images of their
 training. `--data` calibrates int8. The peers run as their users run them: eager, float32, padded, interpolated to
 full size, argmax; segmentation_models_pytorch's U-Net on EfficientNet-Lite0, torchvision's fcn_resnet50, random
-weights. "Network" is what lies between pixels in memory and the mask in memory; "file to file" has reading a PNG
-and writing one, too. Times are medians of rounds in which all systems take turns, a few runs each; `x` says how
-many times faster.
+weights. "Network" is what lies between the prepared (normalised, padded) image and the logits, in an exported
+network also the preparation; "pixels to mask" is all that happens in memory; "file to file" has reading a PNG and
+writing one, too. Times are medians of rounds in which all systems take turns, a few runs each; `x` says how many
+times faster than the U-Net and than fcn_resnet50.
 
 At last VGG16 FCN-8s, eager in float32 and as the default engine runs it, and which share of the processor's
 measured rate of matrix products that is.
@@ -22,7 +23,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as `fullyconv` sets them
@@ -46,6 +49,7 @@ from fullyconv.export import export_model
 from fullyconv.images import read_image, write_mask
 from fullyconv.model import FCN
 from fullyconv.predict import Predictor
+from fullyconv.sizes import pad_to_multiple, resize_by
 from fullyconv.synthetic import draw_sample
 
 PEERS = ("U-Net, EfficientNet-Lite0", "torchvision fcn_resnet50")
@@ -53,8 +57,24 @@ CLASSES = 11
 MATRIX = 2048
 RUNS = 4
 
-System = Callable[[np.ndarray], np.ndarray]
-"""Pixels to mask."""
+MEASURED = ("network", "pixels to mask", "file to file")
+
+
+@dataclass(frozen=True)
+class System:
+    """What takes part.
+
+    Attributes:
+        prepare: Pixels to what the network is given.
+        network: From there to logits.
+        predict: Pixels to mask.
+        score: The val mean IoU that it has, if it is trained.
+    """
+
+    prepare: Callable[[np.ndarray], Any]
+    network: Callable[[Any], Any]
+    predict: Callable[[np.ndarray], np.ndarray]
+    score: float | None = None
 
 
 def peers() -> dict[str, System]:
@@ -67,67 +87,94 @@ def peers() -> dict[str, System]:
         weights=None, weights_backbone=None, num_classes=CLASSES
     ).eval()
 
-    def padded(pixels: np.ndarray) -> Tensor:
+    def padded(pixels: np.ndarray, multiple: int) -> Tensor:
         images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float().div(255)
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-        return (images - mean) / std
-
-    @torch.inference_mode()
-    def run_unet(pixels: np.ndarray) -> np.ndarray:
         height, width = pixels.shape[:2]
-        images = functional.pad(padded(pixels), (0, -width % 32, 0, -height % 32))
-        return unet(images)[0, :, :height, :width].argmax(0).byte().numpy()
+        return functional.pad((images - mean) / std, (0, -width % multiple, 0, -height % multiple))
 
-    @torch.inference_mode()
-    def run_resnet(pixels: np.ndarray) -> np.ndarray:
-        return resnet(padded(pixels))["out"][0].argmax(0).byte().numpy()  # it interpolates by itself
+    def system(network: Callable[[Tensor], Tensor], multiple: int) -> System:
+        @torch.inference_mode()
+        def predict(pixels: np.ndarray) -> np.ndarray:
+            height, width = pixels.shape[:2]
+            return network(padded(pixels, multiple))[0, :, :height, :width].argmax(0).byte().numpy()
 
-    return dict(zip(PEERS, (run_unet, run_resnet), strict=True))
+        return System(lambda pixels: padded(pixels, multiple), torch.inference_mode()(network), predict)
+
+    # The latter interpolates by itself, to any size.
+    found = system(unet, 32), system(lambda images: resnet(images)["out"], 1)
+    return dict(zip(PEERS, found, strict=True))
 
 
-def engines(name: str, path: Path, data: Dataset | None, folder: Path) -> dict[str, tuple[System, float | None]]:
-    """Every engine of a model, with its val mean IoU; int8 where there is data to calibrate on."""
+def in_torch(predictor: Predictor, score: float) -> System:
+    """A model as torch runs it."""
+    model = predictor.model
+
+    def prepare(pixels: np.ndarray) -> tuple[list[Tensor], tuple[int, int]]:
+        """What `Encoder.forward` does before the network."""
+        encoder, images = model.encoder, torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        normalised = encoder.normalise(images.contiguous().to(encoder.mean.dtype))
+        scaled = (resize_by(normalised, scale).to(encoder.precision) for scale in encoder.scales)
+        padded = (pad_to_multiple(maps, encoder.stride_grid) for maps in scaled)
+        return [maps.contiguous(memory_format=torch.channels_last) for maps in padded], pixels.shape[:2]
+
+    @torch.no_grad()
+    def network(prepared: tuple[list[Tensor], tuple[int, int]]) -> Tensor:
+        encoder, (images, size) = model.encoder, prepared
+        features = (encoder.working_network()(scaled, encoder.strides) for scaled in images)
+        return model.logits([maps.float() for maps in itertools.chain(*features)], size)
+
+    return System(prepare, network, predictor.predict, score)
+
+
+def exported(predictor: Predictor, score: float) -> System:
+    """A model as another engine runs it."""
+    return System(lambda pixels: pixels, predictor.logits, predictor.predict, score)
+
+
+def engines(name: str, path: Path, data: Dataset | None, folder: Path) -> dict[str, System]:
+    """Every engine of a model; int8 where there is data to calibrate on."""
     plain = Predictor(path, device="cpu", precision="float32")
     score = plain.training_record["val_mean_iou"]
     found = {
-        f"{name}, torch float32": (plain.predict, score),
-        f"{name}, default engine": (Predictor(path, device="cpu").predict, score),
-        f"{name}, onnx": (open_predictor(path, engine="onnx").predict, score),
-        f"{name}, openvino": (open_predictor(path, engine="openvino").predict, score),
+        f"{name}, torch float32": in_torch(plain, score),
+        f"{name}, default engine": in_torch(Predictor(path, device="cpu"), score),
+        f"{name}, onnx": exported(open_predictor(path, engine="onnx"), score),
+        f"{name}, openvino": exported(open_predictor(path, engine="openvino"), score),
     }
     if data is not None:
         file = folder / f"{name}.openvino"
         comparison = export_model(plain, file, int8=True, data=data)
-        found[f"{name}, openvino int8"] = (open_exported(file).predict, comparison.mean_iou[1])
+        found[f"{name}, openvino int8"] = exported(open_exported(file), comparison.mean_iou[1])
     return found
 
 
 def by_turns(systems: dict[str, System], image: Path, rounds: int, folder: Path) -> dict[str, dict[str, float]]:
-    """Medians of the seconds of each system: network, and file to file."""
+    """Medians of the seconds of each system, for each of `MEASURED`."""
     pixels = read_image(image)
     colors = {value: (value, value, value) for value in range(CLASSES)}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in systems}
+    times: dict[str, list[tuple[float, ...]]] = {name: [] for name in systems}
     runs = 1 if pixels.size > 3e6 else RUNS
     for turn, (name, system) in itertools.product(range(rounds + 1), systems.items()):
+        prepared = system.prepare(pixels)
         for run in range(runs + 1):  # the first one warms up, after the threads of another library
             mask = folder / f"{name}.png"
             began = time.perf_counter()
             loaded = read_image(image)
             read = time.perf_counter()
-            found = system(loaded)
+            found = system.predict(loaded)
             computed = time.perf_counter()
             write_mask(mask, found, colors)
             ended = time.perf_counter()
+            system.network(prepared)
+            network = time.perf_counter() - ended
             assert found.shape == pixels.shape[:2]
             mask.unlink()
             if turn and run:
-                times[name].append((computed - read, ended - began))
+                times[name].append((network, computed - read, ended - began))
     return {
-        name: {
-            what: statistics.median(pair[place] for pair in pairs)
-            for place, what in enumerate(("network", "file"))
-        }
-        for name, pairs in times.items()
+        name: dict(zip(MEASURED, (statistics.median(column) for column in zip(*rows, strict=True)), strict=True))
+        for name, rows in times.items()
     }
 
 
@@ -180,21 +227,20 @@ def vgg(pixels: np.ndarray, rounds: int) -> dict[str, float]:
     }
 
 
-def table(size: str, times: dict[str, dict[str, float]], scores: dict[str, float | None]) -> list[str]:
+def table(size: str, times: dict[str, dict[str, float]], systems: dict[str, System]) -> list[str]:
     """The rows of one size."""
-    unet, resnet = (times[name] for name in PEERS)
     rows = [
         f"## {size}",
         "",
-        "| system | val mean IoU | network | x U-Net | x fcn_resnet50 | file to file | x U-Net | x fcn_resnet50 |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| system | val mean IoU | {' | '.join(f'{what} | x U-Net | x fcn' for what in MEASURED)} |",
+        "|---|---|" + "---|---|---|" * len(MEASURED),
     ]
     for name, found in times.items():
-        score = scores.get(name)
+        score = systems[name].score
         cells = [name, f"{score:.3f}" if score is not None else "random weights"]
-        for what in ("network", "file"):
+        for what in MEASURED:
             cells.append(f"{found[what] * 1000:.1f} ms")
-            cells += [f"{peer[what] / found[what]:.1f}" for peer in (unet, resnet)]
+            cells += [f"{times[peer][what] / found[what]:.1f}" for peer in PEERS]
         rows.append(f"| {' | '.join(cells)} |")
     return [*rows, ""]
 
@@ -214,13 +260,12 @@ def main() -> None:
     results, lines = {}, []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        systems, scores = peers(), {}
+        systems = peers()
         for given in arguments.models:
             title, path = given.split("=", 1)
             classes = Predictor(path, device="cpu").class_table
             data = Dataset.open(arguments.data, class_table=classes) if arguments.data else None
-            for label, (system, score) in engines(title, Path(path), data, folder).items():
-                systems[label], scores[label] = system, score
+            systems |= engines(title, Path(path), data, folder)
         for size in arguments.sizes:
             height, width = map(int, size.split("x"))
             source = read_image(arguments.image) if arguments.image else draw_sample((height, width), 0)[0]
@@ -229,7 +274,7 @@ def main() -> None:
             Image.fromarray(pixels).save(folder / f"{size}.png")
             rounds = arguments.rounds if height * width < 1e6 else max(arguments.rounds // 3, 1)
             results[size] = by_turns(systems, folder / f"{size}.png", rounds, folder)
-            lines += table(size, results[size], scores)
+            lines += table(size, results[size], systems)
             if not arguments.json:
                 print("\n".join(lines[-len(systems) - 5 :]), flush=True)
         if arguments.vgg:
