@@ -92,6 +92,7 @@ def test_rows_that_are_not_asked_for_change_nothing(name):
         (lambda x: x - x.mean(dim=(2, 3), keepdim=True), "mean.*not known to work by rows"),
         (lambda x: functional.avg_pool2d(x, 3, 2, 1), "means over padding"),
         (lambda x: x.flip(2), "upside down"),
+        (lambda x: x.gather(2, torch.zeros(x.shape, dtype=torch.long)), "rows are gathered"),
         (lambda x: torch.cat((x, x), dim=2), "another axis than channels"),
         (lambda x: x[:, :, ::2], "rows are left out"),
         (lambda x: x.index_select(2, torch.tensor([3, 1])), "another order"),

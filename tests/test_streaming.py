@@ -15,7 +15,7 @@ from fullyconv.encoders import bare_network, build_network
 from fullyconv.encoders.cae import CAE, PRESETS
 from fullyconv.memory import peak_bytes
 from fullyconv.model import FCN
-from fullyconv.predict import BAND_FACTOR, Predictor
+from fullyconv.predict import WAITING_ROWS, Predictor
 from fullyconv.streaming import RowStream
 from fullyconv.verify import CLOSE
 from fullyconv.weights import initialise
@@ -104,7 +104,7 @@ def test_memory_does_not_grow_with_the_height_and_what_is_kept_is_known():
         peaks.append(peak_bytes(lambda: sum(rows.shape[2] for rows in stream.run([band] * (height // 50)))))  # noqa: B023
         kept = stream.kept_bytes(50)
     assert peaks[1] <= peaks[0] * 1.05
-    assert kept < peaks[1] < kept + 1.1 * BAND_FACTOR * 50 * 256 * predictor.bytes_per_pixel
+    assert kept < peaks[1] < kept + (50 + WAITING_ROWS) * 256 * predictor.bytes_per_pixel
     assert kept > predictor.row_stream((3000, 128)).kept_bytes(50) * 1.9
 
 
@@ -153,7 +153,7 @@ def test_where_memory_is_short_fewer_rows_are_computed_and_then_tiles(small):
     mask = predictor.predict(image)
     stream = predictor.row_stream((400, 200))
     usual = predictor.rows_at_a_time(stream)
-    predictor.memory = int(stream.kept_bytes(usual) + 10 * 200 * BAND_FACTOR * predictor.bytes_per_pixel)
+    predictor.memory = int(stream.kept_bytes(usual) + (10 + WAITING_ROWS) * 200 * predictor.bytes_per_pixel)
     assert 0 < predictor.rows_at_a_time(stream) <= 10 < usual
     assert np.array_equal(mask, predictor.predict(image))
     predictor.memory = int(192 * 192 * predictor.bytes_per_pixel)

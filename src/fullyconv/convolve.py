@@ -1,4 +1,4 @@
-"""Convolutions of fixed weights, as a processor computes them fastest: the same bits in half of the time.
+"""Convolutions of fixed weights, as a processor computes them fastest: the same bits in less time.
 
 oneDNN wants weights in an order of its own, and rearranges them at every call unless that was done before. It
 applies a ReLU in the pass in which it writes. And zeros around a map that are not the same on both sides need no
@@ -46,20 +46,18 @@ class Packed:
     """Weights of a convolution that never change again, in oneDNN's order. A copy of the convolution goes without.
 
     Attributes:
-        weight: As they are.
-        enlarged: With a first row and column of zeros; None where they would be of no use.
+        enlarged: The weights with a first row and column of zeros; None where they would be of no use.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
         self.conv = conv
-        self.weight = conv.weight.detach().contiguous()
         # Where a convolution adds over many channels it would add in another order.
         lopsided = conv.stride == (2, 2) and conv.groups == conv.in_channels
-        self.enlarged = functional.pad(self.weight, (1, 0, 1, 0)) if lopsided else None
+        self.enlarged = functional.pad(conv.weight.detach(), (1, 0, 1, 0)) if lopsided else None
         self._arranged: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
 
     def arranged(self, weight: Tensor, maps: Tensor, padding: list[int]) -> Tensor:
-        """Give one of the two in the order that suits maps of a size; in the wrong one it would be very slow."""
+        """Give weights in the order that suits maps of a size; in the wrong one it would be very slow."""
         if type(maps) is not Tensor:  # it has no values, and bands of another size will be computed
             return weight
         key = (*maps.shape, *weight.shape)
@@ -101,7 +99,7 @@ def convolve(
     fast = not torch.is_grad_enabled() and _computes(maps) and maps.shape[1] > 1
     fast = fast and maps.is_contiguous(memory_format=torch.channels_last)
     packed: Packed | None = getattr(conv, "packed", None) if fast else None
-    weight = packed.weight if packed else conv.weight
+    weight = conv.weight
     (top, bottom), (left, right) = padding or [(int(side), int(side)) for side in conv.padding]
     if packed and packed.enlarged is not None and (top + 1, left + 1) == (bottom, right):
         weight, top, left = packed.enlarged, bottom, right

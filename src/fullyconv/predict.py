@@ -33,11 +33,11 @@ FREE_PIXELS = 1_000_000
 WHOLE_PIXELS = 4_000_000
 """Of an image that is computed in one piece where the memory allows it. From there on rows are as fast."""
 
-BAND_BYTES = 100_000_000
+BAND_BYTES = 40_000_000
 """That a band of rows takes: the largest maps are 20 MB then, which are faster than larger ones."""
 
-BAND_FACTOR = 2.5
-"""Of memory that rows take more than as a part of a whole image: every layer joins them to those that it kept."""
+WAITING_ROWS = 68
+"""Whose memory a band takes beside that of its own rows, while layers wait for each other: 10 to 67 were found, 80 in narrow images."""
 
 LEAST_ROWS = 16
 """Of a band, where the memory allows them: fewer are slow."""
@@ -205,10 +205,11 @@ class Predictor:
     def rows_at_a_time(self, stream: RowStream) -> int:
         """How many rows of an image are computed at a time; 0 where the memory does not even allow one."""
         height, width = stream.size
-        row_bytes = width * self.bytes_per_pixel * BAND_FACTOR
+        row_bytes = width * self.bytes_per_pixel
         band_bytes = BAND_BYTES * (1 if self.device.type == "cpu" else DEVICE_FACTOR)
         wanted = min(max(int(band_bytes / row_bytes), LEAST_ROWS), height)
-        return max(min(wanted, int((self.memory - stream.kept_bytes(wanted)) / row_bytes)), 0)
+        affordable = int((self.memory - stream.kept_bytes(wanted)) / row_bytes) - WAITING_ROWS
+        return max(min(wanted, affordable), 0)
 
     def _logit_parts(self, size: Size, read: Read, rows: int | None = None) -> Iterator[tuple[Box, Logits, Box]]:
         """Yield areas that cover an image, the logits that each is interpolated from, and its place in them."""
