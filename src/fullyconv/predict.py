@@ -37,7 +37,8 @@ BAND_BYTES = 40_000_000
 """That a band of rows takes: the largest maps are 20 MB then, which are faster than larger ones."""
 
 WAITING_ROWS = 68
-"""Whose memory a band takes beside that of its own rows, while layers wait for each other: 10 to 67 were found, 80 in narrow images."""
+"""Whose memory a band takes beside that of its own rows, while layers wait for each other: 10 to 67 were found, in
+narrow images 80."""
 
 LEAST_ROWS = 16
 """Of a band, where the memory allows them: fewer are slow."""
