@@ -153,12 +153,18 @@ def by_turns(systems: dict[str, System], image: Path, rounds: int, folder: Path)
     """Medians of the seconds of each system, for each of `MEASURED`."""
     pixels = read_image(image)
     colors = {value: (value, value, value) for value in range(CLASSES)}
-    times: dict[str, list[tuple[float, ...]]] = {name: [] for name in systems}
+    times: dict[str, dict[str, list[float]]] = {name: {what: [] for what in MEASURED} for name in systems}
     runs = 1 if pixels.size > 3e6 else RUNS
     for turn, (name, system) in itertools.product(range(rounds + 1), systems.items()):
         prepared = system.prepare(pixels)
+        mask = folder / f"{name}.png"
         for run in range(runs + 1):  # the first one warms up, after the threads of another library
-            mask = folder / f"{name}.png"
+            began = time.perf_counter()
+            system.network(prepared)
+            network = time.perf_counter() - began
+            if turn and run:
+                times[name]["network"].append(network)
+        for run in range(runs + 1):
             began = time.perf_counter()
             loaded = read_image(image)
             read = time.perf_counter()
@@ -166,15 +172,14 @@ def by_turns(systems: dict[str, System], image: Path, rounds: int, folder: Path)
             computed = time.perf_counter()
             write_mask(mask, found, colors)
             ended = time.perf_counter()
-            system.network(prepared)
-            network = time.perf_counter() - ended
             assert found.shape == pixels.shape[:2]
             mask.unlink()
             if turn and run:
-                times[name].append((network, computed - read, ended - began))
+                times[name]["pixels to mask"].append(computed - read)
+                times[name]["file to file"].append(ended - began)
     return {
-        name: dict(zip(MEASURED, (statistics.median(column) for column in zip(*rows, strict=True)), strict=True))
-        for name, rows in times.items()
+        name: {what: statistics.median(seconds) for what, seconds in found.items()}
+        for name, found in times.items()
     }
 
 
