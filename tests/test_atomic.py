@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fullyconv.atomic import atomic_path, process_start, remove_stale_temporaries
+from fullyconv.atomic import atomic_folder, atomic_path, process_start, remove_stale_temporaries
 from fullyconv.errors import UsageError
 
 
@@ -139,3 +139,40 @@ def test_a_process_that_was_killed_but_not_yet_collected_is_dead():
     assert process_start(child.pid) is None
     child.stdin.close()
     child.wait()
+
+
+# ---- folders ----
+
+
+def test_a_folder_appears_when_the_block_ends(tmp_path):
+    with atomic_folder(tmp_path / "new") as temporary:
+        (temporary / "a").mkdir()
+        (temporary / "a" / "file").write_text("x")
+        assert not (tmp_path / "new").exists()
+    assert (tmp_path / "new" / "a" / "file").read_text() == "x"
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_a_failing_block_leaves_no_folder(tmp_path):
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "new") as temporary:
+        (temporary / "file").touch()
+        raise KeyboardInterrupt
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_folder_that_is_there_before_or_meanwhile_is_kept(tmp_path, before):
+    if before:
+        (tmp_path / "new").mkdir()
+    with pytest.raises(UsageError, match="new exists already"), atomic_folder(tmp_path / "new"):
+        (tmp_path / "new").mkdir(exist_ok=True)
+        (tmp_path / "new" / "mine").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_folders_of_dead_processes_are_removed(tmp_path):
+    dead = tmp_path / f".{2**22 + 1}-{'0' * 16}.tmp"
+    dead.mkdir()
+    (dead / "file").touch()
+    assert remove_stale_temporaries(tmp_path) == 1
+    assert not [*tmp_path.iterdir()]

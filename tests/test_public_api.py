@@ -39,6 +39,7 @@ VERBS = {
     "evaluate",
     "predict",
     "export",
+    "convert",
     "info",
     "explain",
     "demo",

@@ -10,13 +10,14 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from fullyconv.errors import UsageError
 
-__all__ = ["atomic_path", "process_start", "remove_stale_temporaries"]
+__all__ = ["atomic_folder", "atomic_path", "process_start", "remove_stale_temporaries"]
 
 _TEMPORARY = re.compile(r"\.(\d+)-[0-9a-f]{16}\.tmp")
 """Without the final name in it, which may be as long as the file system allows already."""
@@ -61,6 +62,31 @@ def atomic_path(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
     _flush_folder(path.parent)
 
 
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Give an empty folder to fill: it becomes `path` if the block ends well and vanishes if it fails.
+
+    Args:
+        path: Where the folder is to be, in an existing one.
+
+    Raises:
+        UsageError: There is something already.
+        OSError: The disk does not take the folder.
+    """
+    path = Path(path)
+    _refuse_existing(path)
+    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(8)}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        _refuse_existing(path)
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _flush_folder(path.parent)
+
+
 def _refuse_existing(path: Path) -> None:
     if os.path.lexists(path):
         raise UsageError(f"{path} exists already", hint="choose another name, or allow overwriting")
@@ -82,7 +108,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def remove_stale_temporaries(folder: str | Path) -> int:
-    """Remove what `atomic_path` left in a folder when its process was killed.
+    """Remove what `atomic_path` and `atomic_folder` left in a folder when its process was killed.
 
     Temporaries of processes that live are left alone. Call it only where no other machine writes.
 
@@ -93,7 +119,7 @@ def remove_stale_temporaries(folder: str | Path) -> int:
     for path in Path(folder).glob(".*.tmp"):
         found = _TEMPORARY.fullmatch(path.name)
         if found and process_start(int(found[1])) is None:
-            path.unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
             removed += 1
     return removed
 

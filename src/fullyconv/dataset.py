@@ -187,17 +187,17 @@ class Dataset:
         """
         if sample.mask is None:
             raise DataError(f"{show_path(sample.image)}: expected a mask, got an image alone")
-        values = read_mask_array(sample.mask)
         size = image_size(sample.image)
+        values = read_mask_array(sample.mask) if isinstance(sample.mask, Path) else sample.mask.draw(size)
         if values.shape[:2] != size:
             (rows, columns), (height, width) = values.shape[:2], size
             turned = "one of the two is turned: " if (columns, rows) == size else ""
             raise DataError(
-                f"{show_path(sample.mask)}: expected the size of {show_path(sample.image)}, "
+                f"{show_path(str(sample.mask))}: expected the size of {show_path(sample.image)}, "
                 f"{height} x {width} (height x width), got {rows} x {columns}",
                 hint=f"{turned}export image and mask in one size; EXIF orientation is applied to both",
             )
-        return self.class_table.decode(values, show_path(sample.mask))
+        return self.class_table.decode(values, show_path(str(sample.mask)))
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,11 @@ def _find_classes(
     layout: Layout, declared: _Declared | None, ignore: tuple[int, ...], where: str
 ) -> tuple[ClassTable, str]:
     """The class table, and the masks' meaning in words."""
-    masks = [sample.mask for sample in layout.samples if sample.mask is not None]
+    known = layout.classes
+    if not declared and known is not None and known.sign is None:
+        declared = _Declared(known.entries, known.name, has_colors=known.colored)
+        ignore = (*ignore, *known.ignored)
+    masks = [sample.mask for sample in layout.samples if isinstance(sample.mask, Path)]
     modes = [mask_mode(mask) for mask in masks]
     colored = any(mode in _COLOR_MODES for mode in modes)
     if declared and declared.has_colors and colored:
@@ -241,13 +245,13 @@ def _find_classes(
         table = ClassTable.from_entries(kept, ignore, "binary") if kept else ClassTable.binary()
         first, second = table.names
         return table, f"masks hold nothing but 0 ({first}) and 255 ({second}), so that 255 is a class"
-    known = layout.classes
     if not declared and known is not None and known.fit(found):
         declared = _Declared(known.entries, known.name, has_colors=False)
-        ignore = ignore if known.sign is None else (*ignore, known.sign)
+        ignore = ignore if known.sign is None else (*ignore, *known.ignored, known.sign)
     if declared:
         table = ClassTable.from_entries(declared.entries, ignore, where=declared.source)
-        words = f"masks are index images of the {table.num_classes} classes of {declared.source}"
+        kind = "are index images of" if masks else "are drawn with"
+        words = f"masks {kind} the {table.num_classes} classes of {declared.source}"
         return _at_least_two(table, where), words
     values = sorted(found - {*ignore, IGNORE_INDEX})
     if not values:

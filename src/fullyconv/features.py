@@ -23,6 +23,7 @@ from fullyconv.encoder import Encoder
 from fullyconv.errors import DataError
 from fullyconv.feature_cache import FeatureCache, entry_key, to_half
 from fullyconv.images import show_path
+from fullyconv.regions import Drawn
 from fullyconv.shapes import Features, Image, Mask, Points, Size
 from fullyconv.sizes import padded_size
 from fullyconv.transforms import PLAIN, View
@@ -55,7 +56,7 @@ class FeatureReader:
         self.dataset = dataset
         self.cache = cache
         self.device = encoder.mean.device
-        self._file_digests: dict[Path, str] = {}
+        self._file_digests: dict[Path | Drawn, str] = {}
         workers = torch.get_num_threads() if self.device.type == "cpu" else 1
         self._ahead = 2 * workers
         self._workers = _single_threaded_workers(workers)
@@ -207,18 +208,18 @@ class FeatureReader:
             "view": asdict(view),
         }
 
-    def _file_digest(self, path: Path) -> str:
-        """SHA-256 of a file, or of an item of an array, as it was when this reader first saw it."""
+    def _file_digest(self, path: Path | Drawn) -> str:
+        """SHA-256 of a file, an item of an array or a drawn mask, as it was when this reader first saw it."""
         if (known := self._file_digests.get(path)) is not None:
             return known
         return self._file_digests.setdefault(path, _sha256(path))  # Of several threads the first one counts.
 
-    def _refuse_changed(self, *paths: Path | None) -> None:
+    def _refuse_changed(self, *paths: Path | Drawn | None) -> None:
         """Refuse files that are not those whose digest is in the key any more: their features are another's."""
         for path in paths:
             if path is not None and _sha256(path) != self._file_digests[path]:
                 raise DataError(
-                    f"{show_path(path)} has changed while the run was reading it",
+                    f"{show_path(str(path))} has changed while the run was reading it",
                     hint="leave the data alone during training; start anew, or restore the file and resume",
                 )
 
@@ -230,7 +231,9 @@ class FeatureReader:
             self.cache.store(key, entry)
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path | Drawn) -> str:
+    if not isinstance(path, Path):
+        return path.digest()
     if is_item(path):
         return item_digest(path)
     try:

@@ -15,6 +15,7 @@ from pathlib import Path
 from fullyconv.class_table import IGNORE_INDEX, ClassEntry
 from fullyconv.errors import DataError
 from fullyconv.images import IMAGE_SUFFIXES, show_path
+from fullyconv.regions import Drawn
 
 __all__ = [
     "SPLIT_NAMES",
@@ -65,13 +66,13 @@ class Sample:
     Attributes:
         id: The image's path in its images folder without suffix and split, with `/`; unique in a split.
         image: The image file, or an item of an array (`array_file`).
-        mask: The mask file, or an item of an array.
+        mask: The mask file, an item of an array, or what it is drawn from.
         split: "train", "val" or "test"; None where the data set says nothing.
     """
 
     id: str
     image: Path
-    mask: Path | None
+    mask: Path | Drawn | None
     split: str | None
 
 
@@ -84,11 +85,15 @@ class KnownClasses:
         name: Whose classes they are, for a sentence.
         sign: The value of pixels without a class. Masks of this format always hold some; where none does, they are
             taken for others'. None where the files themselves say that these are the classes.
+        ignored: More values without a class.
+        colored: Whether the masks may hold the colours.
     """
 
     entries: tuple[ClassEntry, ...]
     name: str
     sign: int | None = None
+    ignored: tuple[int, ...] = ()
+    colored: bool = False
 
     def fit(self, found: frozenset[int]) -> bool:
         """Whether masks that hold these values, and no others, are of this format."""

@@ -19,7 +19,8 @@ Model = Annotated[
 Data = Annotated[
     Path,
     typer.Argument(
-        metavar="DATA", help="A folder with images/ and masks/, CamVid, PASCAL VOC, arrays, or a list of pairs."
+        metavar="DATA",
+        help="A folder with images/ and masks/, COCO, LabelMe, PASCAL VOC or others, or a list of pairs.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]

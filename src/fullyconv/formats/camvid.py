@@ -7,11 +7,14 @@ they decide which pairs count.
 """
 
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from fullyconv.class_table import ClassEntry
+from fullyconv.class_table import ClassEntry, ClassTable
 from fullyconv.errors import DataError
+from fullyconv.formats.labels import write_classes
 from fullyconv.formats.lists import numbered_lines
+from fullyconv.formats.written import Labelled, copy_image, write_values
 from fullyconv.images import show_path
 from fullyconv.layout import (
     SPLIT_ORDER,
@@ -25,7 +28,7 @@ from fullyconv.layout import (
     split_folders,
 )
 
-__all__ = ["CAMVID_CLASSES", "find_camvid", "read_camvid"]
+__all__ = ["CAMVID_CLASSES", "find_camvid", "read_camvid", "write_camvid"]
 
 _ANNOT = "annot"
 
@@ -122,3 +125,18 @@ def _name_of_line(line: str, images: Path, masks: Path, where: str) -> str:
             hint=f"correct the line; without the list, all pairs of {images.name}/ and {masks.name}/ count",
         )
     return unicodedata.normalize("NFC", fields[0].stem)
+
+
+def write_camvid(folder: Path, table: ClassTable, items: Iterable[Labelled]) -> list[Path]:
+    """Write train/ + trainannot/ and so on, and classes.txt. Data without splits are all train.
+
+    Masks hold class indices, 255 where a pixel has no class.
+    """
+    values = dict(enumerate(range(table.num_classes)))
+    images = []
+    for sample, target in items:
+        split = sample.split or "train"
+        images.append(copy_image(sample.image, folder / split, sample.id))
+        write_values(folder / f"{split}{_ANNOT}" / f"{sample.id}.png", target, table, values)
+    write_classes(folder, table, values)
+    return images

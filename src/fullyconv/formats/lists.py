@@ -38,7 +38,8 @@ def read_list(path: Path) -> Layout:
             samples.append(sample)
     _check_list(samples, path)
     layout = Layout(ordered(samples), f"the list {show_path(path.name)}")
-    masks = list(dict.fromkeys(sample.mask.parent for sample in samples if sample.mask and is_item(sample.mask)))
+    items = [sample.mask for sample in samples if isinstance(sample.mask, Path) and is_item(sample.mask)]
+    masks = list(dict.fromkeys(item.parent for item in items))
     if masks:
         layout.notes = describe_images(dict.fromkeys(s.image.parent for s in samples if is_item(s.image)))
         layout.classes = array_classes(masks) if all(is_item(sample.image) for sample in samples) else None

@@ -6,12 +6,14 @@ which images count. Masks are palette PNGs that hold 0..20, and 255 along the bo
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from fullyconv.class_table import entries_of_names
+from fullyconv.class_table import ClassTable, entries_of_names
 from fullyconv.errors import DataError
+from fullyconv.formats.labels import write_classes
 from fullyconv.formats.lists import numbered_lines
+from fullyconv.formats.written import Labelled, copy_image, flat_names, write_values
 from fullyconv.images import show_path
 from fullyconv.layout import (
     SPLIT_ORDER,
@@ -27,7 +29,7 @@ from fullyconv.layout import (
     some,
 )
 
-__all__ = ["VOC_CLASSES", "find_voc", "read_voc"]
+__all__ = ["VOC_CLASSES", "find_voc", "read_names", "read_voc", "write_lists", "write_voc"]
 
 NAMES = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -43,8 +45,10 @@ VOC_CLASSES = KnownClasses(
 
 _IMAGES, _MASKS = ("jpegimages",), ("segmentationclass",)
 _LISTS = "ImageSets/Segmentation"
-_OTHERS = ("labelmap.txt", "class_names.txt")
-"""With these, CVAT and Labelme say that the classes of a folder laid out like VOC are not VOC's."""
+_OTHERS = ("class_names.txt",)
+"""With these, Labelme says that the classes of a folder laid out like VOC are not VOC's."""
+_CVAT = "labelmap.txt"
+"""With this, the folder is CVAT's."""
 
 
 def find_voc(root: Path) -> Path | None:
@@ -53,7 +57,7 @@ def find_voc(root: Path) -> Path | None:
     Raises:
         DataError: There are several years.
     """
-    year = _year(root)
+    year = None if (root / _CVAT).is_file() else _year(root)
     return None if year is None else folder_named(year, _IMAGES) or folder_named(year, _MASKS)
 
 
@@ -118,7 +122,7 @@ def _read_lists(root: Path, layout: Layout) -> tuple[dict[str, str], list[str]]:
         )
     split_of: dict[str, str] = {}
     for split, path in used.items():
-        for name, number in _names(path).items():
+        for name, number in read_names(path).items():
             if name in split_of:
                 raise DataError(
                     f"{show_path(path)}, line {number}: {show_path(name)} is in {used[split_of[name]].name}, too",
@@ -126,15 +130,19 @@ def _read_lists(root: Path, layout: Layout) -> tuple[dict[str, str], list[str]]:
                 )
             split_of[name] = split
     if "trainval" in files and not only_both:
-        _refuse_contradiction(_names(files["trainval"]), split_of, files["trainval"])
+        _refuse_contradiction(read_names(files["trainval"]), split_of, files["trainval"])
     others = sorted(set(files) - {*SPLIT_ORDER, "trainval"})
     if others:
         layout.notes.append(f"Lists of other names are not read ({some(f'{name}.txt' for name in others)}).")
     return split_of, [path.stem for path in used.values()]
 
 
-def _names(path: Path) -> dict[str, int]:
-    """The names in a list, and their lines."""
+def read_names(path: Path) -> dict[str, int]:
+    """Read the names in a list, a name without suffix a line, and their line numbers.
+
+    Raises:
+        DataError: There are none, one is there twice, or a line has blanks.
+    """
     found: dict[str, int] = {}
     for number, line in numbered_lines(path):
         name = unicodedata.normalize("NFC", line)
@@ -172,3 +180,29 @@ def _refuse_missing(kind: str, missing: list[str], split_of: Mapping[str, str], 
         f"{show_path(folder)}: {some(missing)}",
         hint=f"add each {kind}, or take the names out of the list; VOC's own test images have no masks",
     )
+
+
+def write_voc(folder: Path, table: ClassTable, items: Iterable[Labelled]) -> list[Path]:
+    """Write JPEGImages/, SegmentationClass/, the lists and classes.txt. Data without splits are in trainval.txt.
+
+    Masks are palette PNGs that hold class indices, 255 where a pixel has no class.
+    """
+    values = dict(enumerate(range(table.num_classes)))
+    images = []
+    names: dict[str, list[str]] = {}
+    name_of = flat_names()
+    for sample, target in items:
+        name = name_of(sample)
+        names.setdefault(sample.split or "trainval", []).append(name)
+        images.append(copy_image(sample.image, folder / "JPEGImages", name))
+        write_values(folder / "SegmentationClass" / f"{name}.png", target, table, values)
+    write_lists(folder / _LISTS, names)
+    write_classes(folder, table, values)
+    return images
+
+
+def write_lists(folder: Path, names: Mapping[str, Iterable[str]]) -> None:
+    """Write a list for each split, a name a line."""
+    folder.mkdir(parents=True)
+    for split, listed in names.items():
+        (folder / f"{split}.txt").write_text("".join(f"{name}\n" for name in listed), encoding="utf-8")
