@@ -154,9 +154,13 @@ def test_a_folder_appears_when_the_block_ends(tmp_path):
 
 
 def test_a_failing_block_leaves_no_folder(tmp_path):
-    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "new") as temporary:
-        (temporary / "file").touch()
-        raise KeyboardInterrupt
+    def write():
+        with atomic_folder(tmp_path / "new") as temporary:
+            (temporary / "file").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
     assert not [*tmp_path.iterdir()]
 
 
@@ -164,9 +168,14 @@ def test_a_failing_block_leaves_no_folder(tmp_path):
 def test_a_folder_that_is_there_before_or_meanwhile_is_kept(tmp_path, before):
     if before:
         (tmp_path / "new").mkdir()
-    with pytest.raises(UsageError, match="new exists already"), atomic_folder(tmp_path / "new"):
-        (tmp_path / "new").mkdir(exist_ok=True)
-        (tmp_path / "new" / "mine").touch()
+
+    def write():
+        with atomic_folder(tmp_path / "new"):
+            (tmp_path / "new").mkdir()
+            (tmp_path / "new" / "mine").touch()
+
+    with pytest.raises(UsageError, match="new exists already"):
+        write()
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 

@@ -156,7 +156,7 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path):
 
 def test_an_unknown_format_is_refused(tmp_path):
     (tmp_path / "from").mkdir()
-    with pytest.raises(UsageError, match="one of folders, coco, .*, got pascal"):
+    with pytest.raises(UsageError, match=r"one of folders, coco, .*, got pascal"):
         convert(make(tmp_path / "from", WITHOUT), tmp_path / "to", "pascal")
 
 

@@ -7,7 +7,11 @@ from PIL import Image
 from fullyconv.dataset import Dataset
 from fullyconv.errors import DataError
 
-INFO = "Idx\tRatio\tTrain\tVal\tStuff\tName\n1\t0.1\t1\t1\t1\twall\n2\t0.1\t1\t1\t0\tscreen, display\n3\t0\t1\t1\t0\tscreen, crt\n"
+INFO = """Idx\tRatio\tTrain\tVal\tStuff\tName
+1\t0.1\t1\t1\t1\twall
+2\t0.1\t1\t1\t0\tscreen, display
+3\t0.1\t1\t1\t0\tscreen, crt
+"""
 
 
 def ade20k(root, values, info=INFO):

@@ -180,5 +180,5 @@ def test_splits_with_other_categories_are_refused(tmp_path):
     coco(tmp_path)
     other = {"categories": [{"id": 3, "name": "bus"}]}
     coco(tmp_path, path="annotations/instances_val.json", home="images/val", **other)
-    with pytest.raises(DataError, match="expected the categories of instances_train2017.json, got others"):
+    with pytest.raises(DataError, match=r"expected the categories of instances_train2017\.json, got others"):
         Dataset.open(tmp_path)

@@ -44,7 +44,7 @@ def test_subsets_named_like_splits_are_splits(tmp_path):
 
 def test_a_colour_that_labelmap_txt_has_not_is_refused(tmp_path):
     dataset = Dataset.open(cvat(tmp_path, [(1, 2, 3)]))
-    with pytest.raises(DataError, match="colour 1,2,3 .* is not in the class table"):
+    with pytest.raises(DataError, match=r"colour 1,2,3 .* is not in the class table"):
         dataset.read_target(dataset[0])
 
 
@@ -57,7 +57,7 @@ def test_a_labelmap_that_is_none(tmp_path, labels):
 def test_images_and_masks_that_are_missing(tmp_path):
     cvat(tmp_path, [(0, 0, 0)])
     (tmp_path / "SegmentationClass/default.png").rename(tmp_path / "SegmentationClass/b.png")
-    with pytest.raises(DataError, match="1 of 1 names have no mask in .*: default"):
+    with pytest.raises(DataError, match=r"1 of 1 names have no mask in .*: default"):
         Dataset.open(tmp_path)
     (tmp_path / "JPEGImages").rename(tmp_path / "other")
     with pytest.raises(DataError, match="expected JPEGImages/ beside SegmentationClass/") as caught:

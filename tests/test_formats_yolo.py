@@ -87,7 +87,7 @@ def test_what_is_wrong_with_the_names(tmp_path, yaml, message):
 def test_lines_without_an_image_are_refused(tmp_path):
     yolo(tmp_path, HALF)
     (tmp_path / "labels/train/b.txt").write_text(HALF)
-    with pytest.raises(DataError, match="1 of 2 text files in .* have no image: b"):
+    with pytest.raises(DataError, match=r"1 of 2 text files in .* have no image: b"):
         Dataset.open(tmp_path)
 
 

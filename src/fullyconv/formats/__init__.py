@@ -33,8 +33,8 @@ def find_samples(path: str | Path) -> Layout:
     """Find the pairs of images and masks of a data folder or a list file.
 
     Args:
-        path: A folder with `images` and `masks` (train, val, test above or below them, or neither), or of one of the
-            formats in this package; one COCO file; or a text file with `image mask [split]` a line.
+        path: A folder with `images` and `masks` (train, val, test above or below them, or neither), or of one of
+            the formats in this package; one COCO file; or a text file with `image mask [split]` a line.
 
     Raises:
         DataError: Nothing is there, there are two layouts at once, a name is there twice, or an image or mask has

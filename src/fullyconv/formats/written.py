@@ -105,7 +105,7 @@ def write_values(
 
 
 def flat_names() -> Callable[[Sample], str]:
-    """Make what names samples without folders, for formats that keep all splits in one: `line2/a 1` is `line2_a_1`.
+    """Make what names samples without folders, for formats that have one: `line2/a 1` is `line2_a_1`.
 
     Returns:
         A function from a sample to its name. It raises `DataError` where two samples would have the same.
