@@ -32,7 +32,7 @@ __all__ = ["FeatureReader"]
 
 T = TypeVar("T")
 
-PREPROCESSING_VERSION = 5
+PREPROCESSING_VERSION = 6
 """Raised whenever the way from a file's bytes to an entry of the cache changes: reading, views, what the encoder
 does around its network, drawing and reading points, rounding."""
 

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 from torch.nn import functional
 
+from fullyconv.convolve import fused
 from fullyconv.errors import FullyConvError
 
 __all__ = ["NotStreamableError", "Rule", "rule_of"]
@@ -198,8 +199,7 @@ def _convolution(
         filled = functional.pad(filled, (0, 0, 0, below)) if below else filled
         across = [0, padding[-1]]
         if behind:
-            operator = torch.ops.mkldnn._convolution_pointwise
-            result = _tensor(operator(filled, weight, bias, across, stride, dilation, groups, *behind))
+            result = fused(filled, weight, bias, across, stride, dilation, groups, behind)
         else:
             result = functional.conv2d(filled, weight, bias, stride, across, dilation, groups)
         return result[..., : bottom - top, :].clone() if below else result

@@ -7,8 +7,9 @@ skips: one step goes all the way from the coarsest features to pixels. The modul
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from fullyconv.convolve import Conv2d
 from fullyconv.decoder import Decoder, layer_stage, positions_of_strides
 from fullyconv.encoder import FeatureSpec
 from fullyconv.shapes import Features, Logits, Size
@@ -42,7 +43,7 @@ class D2LDecoder(Decoder):
         (self.position,) = positions_of_strides(self.name, specs, (stride,))
         self.specs = tuple(specs)
         self.num_classes = num_classes
-        self.final_conv = nn.Conv2d(specs[self.position].channels, num_classes, 1)
+        self.final_conv = Conv2d(specs[self.position].channels, num_classes, 1)
         self.transpose_conv = bilinear_upsampling(num_classes, stride, bias=True)
 
     def forward(self, features: Features, size: Size) -> Logits:

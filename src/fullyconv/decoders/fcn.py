@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fullyconv.convolve import Conv2d
 from fullyconv.decoder import Decoder, layer_stage, positions_of_strides, resample, sum_stage
 from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError, WeightsError
@@ -94,12 +95,12 @@ class FCNDecoder(Decoder):
     def _add_layers(self) -> None:
         channels = [self.specs[position].channels for position in self.positions]
         if self.fc:
-            self.fc6 = _he_normal(nn.Conv2d(channels[0], self.width, 7, padding=3))
-            self.fc7 = _he_normal(nn.Conv2d(self.width, self.width, 1))
+            self.fc6 = _he_normal(Conv2d(channels[0], self.width, 7, padding=3))
+            self.fc7 = _he_normal(Conv2d(self.width, self.width, 1))
             self.dropout = nn.Dropout(0.5)
             channels[0] = self.width
         for step, width in zip(self.strides, channels, strict=True):
-            score = nn.Conv2d(width, self.num_classes, 1)
+            score = Conv2d(width, self.num_classes, 1)
             for parameter in score.parameters():
                 nn.init.zeros_(parameter)  # The paper's section 4.3; Caffe's default in the released networks.
             self.add_module(SCORE_NAMES[step], score)

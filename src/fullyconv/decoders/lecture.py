@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fullyconv.convolve import Conv2d
 from fullyconv.decoder import Decoder, layer_stage, positions_of_strides, sum_stage
 from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError
@@ -51,9 +52,9 @@ class LectureDecoder(Decoder):
         self.specs = tuple(specs)
         self.num_classes = num_classes
         self.width = width
-        self.conv6 = nn.Conv2d(maxp5, width, 7, padding=3)
-        self.fcn4 = nn.Conv2d(width, width, 1)
-        self.fcn3 = nn.Conv2d(width, num_classes, 1)
+        self.conv6 = Conv2d(maxp5, width, 7, padding=3)
+        self.fcn4 = Conv2d(width, width, 1)
+        self.fcn3 = Conv2d(width, num_classes, 1)
         self.fcn2 = nn.ConvTranspose2d(num_classes, maxp4, 4, stride=2, padding=1)
         self.fcn1 = nn.ConvTranspose2d(maxp4, maxp3, 4, stride=2, padding=1)
         self.output = nn.ConvTranspose2d(maxp3, num_classes, 16, stride=8, padding=4)

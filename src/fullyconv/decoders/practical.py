@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fullyconv.convolve import Conv2d, mix
 from fullyconv.decoder import BatchNorm, Decoder, layer_stage, output_cells, resample
 from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError
@@ -37,7 +38,7 @@ class Skip(nn.Module):
         super().__init__()
         self.norm = BatchNorm(channels)
         # No bias: the batch norm has one for each of its channels.
-        self.projection = nn.Conv2d(channels, projected, 1, bias=False)
+        self.projection = Conv2d(channels, projected, 1, bias=False)
 
     def forward(self, values: Tensor) -> Tensor:
         """Turn N x K x h x w maps into N x projected x h x w, or P x K points into P x projected."""
@@ -48,7 +49,7 @@ class Skip(nn.Module):
             weight, offset = self.folded(values)
         if values.ndim == 2:
             return functional.linear(values, weight, offset)
-        return functional.conv2d(values, weight[..., None, None], offset)
+        return mix(values, weight, offset)
 
     def folded(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Fold the norm into the projection: `forward(points)` is `points @ weight.T + offset`.
@@ -126,7 +127,7 @@ class PracticalDecoder(Decoder):
         self.dropout = nn.Dropout(dropout)
         # Score layers start at zero (the paper's section 4.3): at first all classes are equally probable.
         if hidden:
-            self.score = nn.Conv2d(hidden, num_classes, 1)
+            self.score = Conv2d(hidden, num_classes, 1)
             nn.init.zeros_(self.score.weight)
             nn.init.constant_(self.score.bias, 0)  # type: ignore[arg-type]
         else:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from fullyconv.convolve import Conv2d
 from fullyconv.decoder import BatchNorm, Decoder, layer_stage, output_cells, positions_of_strides, resample
 from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError
@@ -87,11 +88,11 @@ def _head(channels: int, num_classes: int) -> nn.Sequential:
     """The layers of torchvision's `FCNHead`, in the same places."""
     width = max(1, channels // REDUCTION)
     return nn.Sequential(
-        nn.Conv2d(channels, width, 3, padding=1, bias=False),
+        Conv2d(channels, width, 3, padding=1, bias=False),
         BatchNorm(width),
         nn.ReLU(),
         nn.Dropout(DROPOUT),
-        nn.Conv2d(width, num_classes, 1),
+        Conv2d(width, num_classes, 1),
     )
 
 
