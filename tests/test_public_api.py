@@ -34,6 +34,7 @@ PUBLIC_NAMES = {
     "train",
 }
 VERBS = {
+    "check",
     "train",
     "pretrain",
     "evaluate",

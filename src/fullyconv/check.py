@@ -1,19 +1,20 @@
 """What a data set holds and what is wrong with it, found before the first epoch."""
 
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from fullyconv.class_table import IGNORE_INDEX
+from fullyconv.class_table import IGNORE_INDEX, ClassTable
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.errors import DataError
 from fullyconv.images import show_path, verify_image
 from fullyconv.shapes import Size
 
-__all__ = ["DataSummary", "check_dataset"]
+__all__ = ["DataSummary", "check_dataset", "summarise"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +45,13 @@ class DataSummary:
     def lines(self) -> list[str]:
         """The summary as a short table, a line an entry."""
         labelled = int(self.pixel_counts.sum())
-        share = self.ignored_pixels / (labelled + self.ignored_pixels)
+        share = self.ignored_pixels / max(labelled + self.ignored_pixels, 1)
         ignored = f"{share:.2%} of the pixels" if self.ignored_pixels else "nothing"
         lines = [f"{len(self.sizes)} images of {self._size_text()}; {ignored} ignored"]
         width = max(len("class"), *(len(name) for name in self.class_names))
         lines.append(f"{'class':<{width}} {'pixels':>15} {'share':>8} {'images':>7}")
         for name, pixels, images in zip(self.class_names, self.pixel_counts, self.image_counts, strict=True):
-            lines.append(f"{name:<{width}} {pixels:>15,} {pixels / labelled:>8.2%} {images:>7}")
+            lines.append(f"{name:<{width}} {pixels:>15,} {pixels / max(labelled, 1):>8.2%} {images:>7}")
         if self.unlabelled_images:
             lines.append(f"{self.unlabelled_images} of the images have no labelled pixel")
         if self.absent:
@@ -84,23 +85,33 @@ def check_dataset(dataset: Dataset) -> DataSummary:
             class, all pixels are ignored, or only one class occurs. Names the first such file in the order of
             the samples.
     """
-    num_classes = dataset.class_table.num_classes
     with ThreadPoolExecutor(max_workers=2) as pool:
         checked = list(pool.map(lambda sample: _check_sample(dataset, sample), dataset))
     if not checked:
         raise DataError(f"{show_path(dataset.root)}: expected samples, got none")
     counts = np.stack([counts for counts, _ in checked])
-    labelled = counts[:, :num_classes]
-    summary = DataSummary(
-        class_names=dataset.class_table.names,
+    summary = summarise(dataset.class_table, counts, [size for _, size in checked])
+    _refuse_unlabelled(summary, dataset)
+    return summary
+
+
+def summarise(table: ClassTable, counts: npt.NDArray[np.int64], sizes: Sequence[Size]) -> DataSummary:
+    """Sum up what the targets of N images hold.
+
+    Args:
+        table: The classes.
+        counts: N x 256, int64: pixels of each index in each target.
+        sizes: N sizes (height, width).
+    """
+    labelled = counts[:, : table.num_classes]
+    return DataSummary(
+        class_names=table.names,
         pixel_counts=labelled.sum(axis=0),
         image_counts=(labelled > 0).sum(axis=0),
         ignored_pixels=int(counts[:, IGNORE_INDEX].sum()),
         unlabelled_images=int((labelled.sum(axis=1) == 0).sum()),
-        sizes=tuple(size for _, size in checked),
+        sizes=tuple(sizes),
     )
-    _refuse_unlabelled(summary, dataset)
-    return summary
 
 
 def _check_sample(dataset: Dataset, sample: Sample) -> tuple[npt.NDArray[np.int64], Size]:

@@ -24,6 +24,7 @@ from fullyconv.encoders import fetch_pretrained
 from fullyconv.errors import DataError, TrainingError, UsageError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
+from fullyconv.findings import of_classes
 from fullyconv.losses import balanced_weights
 from fullyconv.metrics import ConfusionMatrix, Report
 from fullyconv.model import build_model
@@ -139,6 +140,8 @@ class _Session:
         self.summaries = {name: check_dataset(dataset) for name, dataset in splits.items()}
         for line in self.summaries["train"].lines():
             run.say(line)
+        for finding in of_classes(self.summaries, splits["train"]):
+            run.say(f"WARNING: {finding.text}")
         self.table = splits["train"].class_table
         seed_everything(config.seed)
         self.model = build_model(config, self.table).to(self.device)

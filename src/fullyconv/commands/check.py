@@ -1,0 +1,99 @@
+"""fullyconv check."""
+
+import json
+import sys
+import typing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fullyconv.commands.arguments import Data, Json
+from fullyconv.errors import DataError, UsageError
+
+if typing.TYPE_CHECKING:
+    from fullyconv.findings import Examination
+
+__all__ = ["check"]
+
+
+def check(
+    data: Data,
+    classes: Annotated[
+        str | None, typer.Option(metavar="FILE|NAMES", help="A class table, or names of the values 0, 1, 2, ...")
+    ] = None,
+    ignore: Annotated[
+        list[int] | None, typer.Option(metavar="VALUE", help="Mask values that are no class.")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page with a contact sheet.")
+    ] = None,
+    fix: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Write the samples that can be read to a new folder, as images and masks."
+        ),
+    ] = None,
+    cost: Annotated[bool, typer.Option(help="Say what reading the features will take.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Look at every image and mask before training, and say what is wrong: the exit code is 2 if anything is."""
+    from fullyconv.convert import convert
+    from fullyconv.dataset import Dataset
+    from fullyconv.findings import examine
+    from fullyconv.progress import Console
+
+    console = Console()
+    for path in (page, fix):
+        if path is not None and path.exists():
+            raise UsageError(f"{path} exists already", hint="choose another name")
+    try:
+        dataset = Dataset.open(data, classes=classes, ignore=ignore or ())
+    except DataError as error:
+        if as_json:
+            finding = {"level": "error", "kind": "layout", "text": str(error), "files": []}
+            sys.stdout.write(json.dumps({"samples": 0, "findings": [finding]}) + "\n")
+        raise
+    for note in dataset.notes:
+        console.say(note)
+    examination = examine(dataset, progress=console)
+    extra = [_cost(examination)] if cost and examination.errors == 0 else []
+    if page is not None:
+        _write_page(examination, extra, page)
+    if as_json:
+        sys.stdout.write(json.dumps(examination.to_json(), allow_nan=False) + "\n")
+    else:
+        _print(examination, extra)
+    if fix is not None:
+        done = convert(examination.sound, fix, progress=console)
+        console.say(f"{done.samples} of {len(dataset)} samples are in {fix}")
+    if examination.errors:
+        raise typer.Exit(2)
+
+
+def _print(examination: "Examination", extra: list[str]) -> None:
+    for name, summary in examination.summaries.items():
+        sys.stdout.write("\n".join([f"{name}: {summary.lines()[0]}", *summary.lines()[1:], ""]))
+        sys.stdout.write("\n")
+    for line in [*map(str, examination.findings), *extra]:
+        sys.stdout.write(f"{line}\n")
+    if not examination.findings:
+        sys.stdout.write("nothing is wrong\n")
+
+
+def _cost(examination: "Examination") -> str:
+    from fullyconv.config import recipe
+    from fullyconv.forecast import forecast
+
+    sound = examination.sound
+    learned = sound.split("train") if sound.has_split("train") else sound
+    measured = sound.split("val") if sound.has_split("val") else None
+    return f"default recipe: {forecast(learned, measured, recipe())}"
+
+
+def _write_page(examination: "Examination", extra: list[str], path: Path) -> None:
+    from fullyconv.atomic import atomic_path
+    from fullyconv.check_page import check_page
+
+    with atomic_path(path, overwrite=False) as temporary:
+        temporary.write_text(check_page(examination, extra), encoding="utf-8")
