@@ -38,6 +38,7 @@ VERBS = {
     "train",
     "pretrain",
     "evaluate",
+    "compare",
     "predict",
     "export",
     "convert",

@@ -17,6 +17,7 @@ import typer
 from fullyconv import __version__
 from fullyconv.commands import cache
 from fullyconv.commands.check import check
+from fullyconv.commands.compare import compare
 from fullyconv.commands.convert import convert
 from fullyconv.commands.demo import demo
 from fullyconv.commands.evaluate import evaluate
@@ -37,7 +38,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (check, train, pretrain, evaluate, predict, export, convert, info, explain, demo):
+for verb in (check, train, pretrain, evaluate, compare, predict, export, convert, info, explain, demo):
     app.command()(verb)
 cache_app = typer.Typer(help="Show or empty the feature cache.", no_args_is_help=True)
 cache_app.command()(cache.info)

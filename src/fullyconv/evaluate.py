@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from fullyconv.class_table import ClassTable
 from fullyconv.dataset import Dataset
 from fullyconv.errors import DataError
@@ -13,7 +16,7 @@ from fullyconv.predict import Predictor
 from fullyconv.progress import Progress, Silent
 from fullyconv.shapes import Image, Mask
 
-__all__ = ["MaskPredictor", "choose_split", "evaluate"]
+__all__ = ["MaskPredictor", "choose_split", "evaluate", "image_matrices"]
 
 
 class MaskPredictor(Protocol):
@@ -53,6 +56,33 @@ def evaluate(
     if report.labelled_pixels == 0:
         raise DataError(f"{dataset.root}: expected labelled pixels to measure, all are ignored")
     return report
+
+
+def image_matrices(
+    predictor: MaskPredictor, dataset: Dataset, *, progress: Progress | None = None
+) -> npt.NDArray[np.int64]:
+    """Count the pixels of each image by itself.
+
+    Args:
+        predictor: As of `evaluate`.
+        dataset: As of `evaluate`.
+        progress: Where to report how far it is.
+
+    Returns:
+        N x C x C; row = target, column = prediction.
+
+    Raises:
+        DataError: An image or mask that cannot be used.
+    """
+    classes = predictor.class_table.num_classes
+    counts = np.zeros((len(dataset), classes, classes), np.int64)
+    with (progress or Silent()).track("evaluating", len(dataset)) as step:
+        for place, sample in enumerate(dataset):
+            matrix = ConfusionMatrix(classes)
+            matrix.update(dataset.read_target(sample), predictor.predict(dataset.read_image(sample)))
+            counts[place] = matrix.counts
+            step()
+    return counts
 
 
 def choose_split(dataset: Dataset, name: str | None = None, training: Mapping[str, Any] | None = None) -> Dataset:

@@ -11,7 +11,7 @@ if typing.TYPE_CHECKING:
     from fullyconv.dataset import Dataset
     from fullyconv.progress import Console
 
-__all__ = ["Data", "Device", "Engine", "Json", "Memory", "Model", "Precision", "Tile", "measured_split"]
+__all__ = ["Data", "Device", "Engine", "Group", "Json", "Memory", "Model", "Precision", "Tile", "measured_split"]
 
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model file, such as RUN/best.safetensors, or an exported one.")
@@ -30,6 +30,14 @@ Engine = Annotated[
     typer.Option(
         help="torch, onnx, openvino, or auto: the fastest that agrees with torch on the first image.",
         show_default="torch; that of an exported file",
+    ),
+]
+Group = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX",
+        help="Images whose ids agree in this belong together, as frames of a video do: '^([^_]+)'.",
+        show_default="each image by itself",
     ),
 ]
 Memory = Annotated[

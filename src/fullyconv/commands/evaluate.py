@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fullyconv.commands.arguments import Data, Device, Engine, Json, Model, Precision, measured_split
+from fullyconv.commands.arguments import Data, Device, Engine, Group, Json, Model, Precision, measured_split
 
 __all__ = ["evaluate"]
 
@@ -21,16 +21,23 @@ def evaluate(
     matrix: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Write the confusion matrix as a picture.")
     ] = None,
+    intervals: Annotated[
+        bool, typer.Option("--intervals", help="Say how sure the four metrics are: 95 % intervals over images.")
+    ] = False,
+    group: Group = None,
     as_json: Json = False,
     engine: Engine = None,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
     """Measure a model on a data set: the four metrics, and each class."""
+    from fullyconv.bootstrap import groups_of
+    from fullyconv.bootstrap import intervals as spans_of
     from fullyconv.charts import confusion_figure
     from fullyconv.choose_engine import open_predictor
     from fullyconv.dataset import Dataset
     from fullyconv.evaluate import evaluate as run_evaluation
+    from fullyconv.evaluate import image_matrices
     from fullyconv.pictures import save_picture
     from fullyconv.progress import Console
 
@@ -44,10 +51,18 @@ def evaluate(
     )
     dataset = Dataset.open(data, class_table=predictor.class_table)
     chosen, measured = measured_split(dataset, split, predictor.training_record, console)
+    spans = {}
+    if intervals:
+        groups = groups_of([sample.id for sample in chosen], group)
+        spans = spans_of(image_matrices(predictor, chosen, progress=console), groups)
     report = run_evaluation(predictor, chosen, progress=console)
     if matrix is not None:
         save_picture(confusion_figure(report.counts, predictor.class_table.names), matrix)
     if as_json:
-        sys.stdout.write(json.dumps({**report.to_json(), "split": measured}, allow_nan=False) + "\n")
+        found = {name: [span.low, span.high] for name, span in spans.items()}
+        document = {**report.to_json(), "split": measured} | ({"intervals": found} if intervals else {})
+        sys.stdout.write(json.dumps(document, allow_nan=False) + "\n")
     else:
         sys.stdout.write(report.table() + "\n")
+        for name, span in spans.items():
+            sys.stdout.write(f"{name.replace('_', ' ').replace('iou', 'IoU')}: {span}\n")
