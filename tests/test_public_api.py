@@ -39,6 +39,7 @@ VERBS = {
     "pretrain",
     "evaluate",
     "compare",
+    "report",
     "predict",
     "export",
     "convert",

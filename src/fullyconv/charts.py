@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from fullyconv.errors import UsageError
 
-__all__ = ["confusion_figure", "contributions_figure", "curves"]
+__all__ = ["calibration_figure", "confusion_figure", "contributions_figure", "curves"]
 
 _INK, _QUIET, _GRID = "#1f2328", "#656d76", "#e3e6ea"
 _BLUE, _VERMILLION, _GREEN, _PURPLE = "#0072b2", "#d55e00", "#009e73", "#cc79a7"  # Okabe and Ito
@@ -257,3 +257,28 @@ def _bars(axes: Axes, title: str, values: Sequence[tuple[str, float]], color: st
             fontsize=9,
             color=_INK,
         )
+
+
+def calibration_figure(counts: npt.ArrayLike) -> Figure:
+    """Draw accuracy over confidence: on the diagonal, a model is as sure as it is right.
+
+    Args:
+        counts: B x 3 by ranges of confidence of one width: pixels, right ones, sum of confidence.
+
+    Returns:
+        A figure; the area of a dot says how many pixels a range has.
+    """
+    pixels, right, confidence = np.asarray(counts, np.float64).T
+    there = pixels > 0
+    figure = _figure(4.6, 4.2)
+    axes = figure.add_subplot()
+    _clean(axes, "accuracy by confidence")
+    axes.set_xlabel("confidence", fontsize=9, color=_QUIET)
+    axes.plot([0, 1], [0, 1], color=_QUIET, linewidth=1)
+    shares = pixels[there] / max(pixels.sum(), 1)
+    x, y = confidence[there] / pixels[there], right[there] / pixels[there]
+    axes.plot(x, y, color=_BLUE, linewidth=1.5)
+    axes.scatter(x, y, s=12 + 400 * shares, color=_BLUE, alpha=0.7)
+    axes.set_xlim(0, 1.03)
+    axes.set_ylim(0, 1.03)
+    return figure

@@ -26,8 +26,10 @@ from fullyconv.shapes import Image, Mask, Size
 
 __all__ = [
     "IGNORED_NAME",
+    "beside",
     "class_maps",
     "colorize",
+    "difference",
     "overlay",
     "probability_picture",
     "reconstruction_panel",
@@ -418,3 +420,21 @@ def _check_same_size(image: Image, mask: Mask) -> None:
     if image.shape[:2] != mask.shape:
         sizes = " and ".join(f"{array.shape[0]} x {array.shape[1]}" for array in (image, mask))
         raise UsageError(f"expected an image and a mask of one size, got {sizes}")
+
+
+def difference(image: Image, target: Mask, prediction: Mask) -> Image:
+    """Show where a prediction is wrong: the image in pale grey, mistakes in red, ignored pixels darker."""
+    grey = np.asarray(PillowImage.fromarray(image).convert("L"), np.float32)
+    pale = np.repeat((160 + grey * 0.37)[..., None], 3, axis=2)
+    ignored = target == IGNORE_INDEX
+    pale[ignored] *= 0.6
+    pale[~ignored & (target != prediction)] = (200, 30, 30)
+    return pale.astype(np.uint8)
+
+
+def beside(pictures: Sequence[Image], width: int) -> Image:
+    """Put pictures of one size into a row of so many pixels."""
+    box = (width - _GAP * (len(pictures) - 1)) // len(pictures)
+    fitted = [_fitted(picture, box / picture.shape[1]) for picture in pictures]
+    spaced = [np.pad(picture, ((0, 0), (0, _GAP), (0, 0)), constant_values=255) for picture in fitted]
+    return np.concatenate(spaced, axis=1)[:, :-_GAP]
