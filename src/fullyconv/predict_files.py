@@ -29,6 +29,7 @@ from fullyconv.shapes import Image, Mask
 from fullyconv.sources import open_image, read_header
 from fullyconv.sources.reduced import Reduced
 from fullyconv.tiles import Box
+from fullyconv.vectors import Vectors
 
 __all__ = ["predict_files"]
 
@@ -73,6 +74,7 @@ def predict_files(
     probabilities: bool = False,
     confidence: bool = False,
     lecture: bool = False,
+    vectors: Vectors | None = None,
     progress: Progress | None = None,
 ) -> int:
     """Predict masks of image files and write them.
@@ -89,6 +91,7 @@ def predict_files(
             mask shows, 0..255 for 0..1.
         lecture: Write the lecture's figures, `NAME_lecture_maps.png`, `NAME_lecture_mask.png` and
             `NAME_lecture_overlay.png`.
+        vectors: Write outlines and areas, too; each mask has to fit into memory then.
         progress: Where to report.
 
     Returns:
@@ -104,6 +107,22 @@ def predict_files(
     outputs = _Outputs(overlay, probabilities, confidence, lecture)
     by_parts = _check(predictor, images, out, outputs, progress)
     remove_stale_temporaries(out)
+    _predict_all(predictor, images, out, outputs, by_parts, vectors, progress)
+    if vectors is not None:
+        vectors.finish()
+    return len(images)
+
+
+def _predict_all(
+    predictor: Predictor,
+    images: Mapping[str, Path],
+    out: Path,
+    outputs: _Outputs,
+    by_parts: Mapping[str, bool],
+    vectors: Vectors | None,
+    progress: Progress,
+) -> None:
+    """Predict one image after the other; while one is computed, the next is read and the one before is written."""
     names = list(images)
 
     def read(name: str) -> Image | None:
@@ -111,7 +130,6 @@ def predict_files(
 
     with (
         progress.track("predicting", len(images)) as step,
-        # While one image is computed, the next is read and the one before is written.
         ThreadPoolExecutor(1) as reader,
         ThreadPoolExecutor(1) as writer,
     ):
@@ -120,17 +138,18 @@ def predict_files(
         for place, name in enumerate(names):
             image = ahead.pop().result()
             if image is None:
-                _predict_by_parts(predictor, images[name], out / name, outputs)
+                _predict_by_parts(predictor, images[name], out / name, outputs, vectors, name)
             ahead += [reader.submit(read, following) for following in names[place + 1 : place + 2]]
             if image is not None:
                 found = _predict(predictor, image, outputs)
                 for written in behind:
                     written.result()
                 behind = [writer.submit(_write, out / name, image, found, predictor.class_table, outputs)]
+                if vectors is not None:
+                    vectors.add(name, images[name], found.mask)
             step()
         for written in behind:
             written.result()
-    return len(images)
 
 
 def _check(
@@ -201,12 +220,15 @@ def _write_arrays(base: Path, image: Image, found: _Prediction, table: ClassTabl
             np.savez_compressed(file, probabilities=found.probabilities, classes=np.array(table.names))
 
 
-def _predict_by_parts(predictor: Predictor, path: Path, base: Path, outputs: _Outputs) -> None:
+def _predict_by_parts(
+    predictor: Predictor, path: Path, base: Path, outputs: _Outputs, vectors: Vectors | None, name: str
+) -> None:
     """Predict an image while it is read and its mask is written."""
     table = predictor.class_table
     base.parent.mkdir(parents=True, exist_ok=True)
     with open_image(path) as source, tempfile.TemporaryFile(dir=base.parent) as spool:
         look = Reduced(source.size) if outputs.overlay else None
+        whole = np.empty(source.size, np.uint8) if vectors is not None else None
 
         def read(box: Box) -> Image:
             pixels = source.read(box)
@@ -227,6 +249,8 @@ def _predict_by_parts(predictor: Predictor, path: Path, base: Path, outputs: _Ou
         def seen(box: Box, mask: Mask) -> Mask:
             if look is not None:
                 look.add_mask(box, mask)
+            if whole is not None:
+                whole[box.slices] = mask
             return table.encode(mask)
 
         boxes: list[Box] = []
@@ -237,6 +261,8 @@ def _predict_by_parts(predictor: Predictor, path: Path, base: Path, outputs: _Ou
         source.write_mask(_named(base, source.mask_suffix), parts(), _palette(table))
         if look is not None:
             _write_overlay(base, look.image, look.mask, table)
+        if whole is not None and vectors is not None:
+            vectors.add(name, path, whole, source.place)
         if outputs.confidence:
             spool.seek(0)
             grey = (

@@ -17,6 +17,27 @@ if typing.TYPE_CHECKING:
 __all__ = ["predict"]
 
 
+Geojson = Annotated[
+    bool, typer.Option("--geojson", help="Write outlines as NAME.geojson, of GeoTIFFs on their map.")
+]
+Coco = Annotated[
+    bool, typer.Option("--coco", help="Write the outlines of all images as one COCO file, predictions.json.")
+]
+Areas = Annotated[bool, typer.Option("--areas", help="Write areas.csv: the pixels of each class in each image.")]
+Probabilities = Annotated[
+    bool,
+    typer.Option("--probabilities", help="Write class probabilities as C x H x W float16 .npz, too."),
+]
+Confidence = Annotated[
+    bool,
+    typer.Option("--confidence", help="Write the probability of each pixel's class as a grey image, too."),
+]
+Lecture = Annotated[
+    bool,
+    typer.Option("--lecture", help="Write the lecture's figures, too: class maps, mask alone, pasted mask."),
+]
+
+
 def predict(
     model: Model,
     inputs: Annotated[
@@ -26,18 +47,12 @@ def predict(
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Where masks and overlays go.")
     ] = None,
     overlay: Annotated[bool, typer.Option(help="Write an overlay with a legend beside each mask.")] = True,
-    probabilities: Annotated[
-        bool,
-        typer.Option("--probabilities", help="Write class probabilities as C x H x W float16 .npz, too."),
-    ] = False,
-    confidence: Annotated[
-        bool,
-        typer.Option("--confidence", help="Write the probability of each pixel's class as a grey image, too."),
-    ] = False,
-    lecture: Annotated[
-        bool,
-        typer.Option("--lecture", help="Write the lecture's figures, too: class maps, mask alone, pasted mask."),
-    ] = False,
+    probabilities: Probabilities = False,
+    confidence: Confidence = False,
+    lecture: Lecture = False,
+    geojson: Geojson = False,
+    coco: Coco = False,
+    areas: Areas = False,
     memory: Memory = None,
     tile: Tile = None,
     verify_tiling: Annotated[
@@ -54,6 +69,7 @@ def predict(
     from fullyconv.memory import parsed_bytes
     from fullyconv.predict_files import predict_files
     from fullyconv.progress import Console
+    from fullyconv.vectors import Vectors
 
     console = Console()
     images = find_images(inputs)
@@ -72,6 +88,10 @@ def predict(
         return
     if out is None:
         raise UsageError("expected a folder for the masks, got none", hint="name it with -o DIR")
+    vectors = None
+    if geojson or coco or areas:
+        vectors = Vectors(out, predictor.class_table, geojson=geojson, coco=coco, areas=areas)
+        vectors.refuse_existing(images)
     written = predict_files(
         predictor,
         images,
@@ -80,6 +100,7 @@ def predict(
         probabilities=probabilities,
         confidence=confidence,
         lecture=lecture,
+        vectors=vectors,
         progress=console,
     )
     console.say(f"{written} masks in {out}")

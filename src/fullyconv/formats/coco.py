@@ -26,7 +26,15 @@ from fullyconv.layout import SPLIT_NAMES, Layout, Sample, braces, entries, order
 from fullyconv.regions import Annotation, Area, Polygon, Runs, trace
 from fullyconv.shapes import Size
 
-__all__ = ["decode_counts", "encode_counts", "find_coco", "read_coco", "read_coco_file", "write_coco"]
+__all__ = [
+    "decode_counts",
+    "encode_counts",
+    "find_coco",
+    "read_coco",
+    "read_coco_file",
+    "segmentation",
+    "write_coco",
+]
 
 _WHAT = "COCO annotations"
 _FILE = re.compile(r"instances(?:_(?P<split>[a-z]+)\d*)?\.json")
@@ -261,7 +269,7 @@ def write_coco(folder: Path, table: ClassTable, items: Iterable[Labelled]) -> li
                         "image_id": identity,
                         "category_id": category,
                         "iscrowd": 0,
-                        **_segmentation(area, (height, width)),
+                        **segmentation(area, (height, width)),
                     }
                 )
     for split, document in documents.items():
@@ -270,7 +278,8 @@ def write_coco(folder: Path, table: ClassTable, items: Iterable[Labelled]) -> li
     return images
 
 
-def _segmentation(area: Polygon, size: Size) -> dict[str, Any]:
+def segmentation(area: Polygon, size: Size) -> dict[str, Any]:
+    """The members `segmentation`, `bbox` and `area` of an annotation, for an area with integer corners."""
     left, top, right, bottom = area.box()
     segmentation: Any = [area.rings[0].astype(int).ravel().tolist()]
     if len(area.rings) > 1:

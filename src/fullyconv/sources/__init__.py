@@ -19,6 +19,7 @@ from fullyconv.sources.decoded import Decoded
 from fullyconv.sources.geotiff import GeoTiff
 from fullyconv.sources.tiff import GEO_TAGS, TiledTiff
 from fullyconv.tiles import Box
+from fullyconv.vectors import Place
 
 __all__ = ["LARGEST_DECODED", "LARGEST_READ", "Header", "ImageSource", "open_image", "read_header"]
 
@@ -39,6 +40,10 @@ class ImageSource(Protocol):
 
     size: Size
     mask_suffix: str
+
+    @property
+    def place(self) -> Place | None:
+        """Where it lies on a map, if it lies anywhere."""
 
     def read(self, box: Box) -> Image:
         """Return the pixels of a part of the image: H x W x 3 uint8 RGB.

@@ -34,6 +34,7 @@ class Decoded:
     """
 
     mask_suffix = ".png"
+    place = None
 
     def __init__(self, image: PillowImage.Image, path: Path, hint: str) -> None:
         needed = image.width * image.height * PIXEL_BYTES.get(image.mode, 4)

@@ -15,6 +15,7 @@ from fullyconv.shapes import Image, Size
 from fullyconv.sources.blocks import BLOCK, MaskParts, colormap_of, levels_of, row_blocks
 from fullyconv.sources.tiff import eight_bit_rgb, explained
 from fullyconv.tiles import Box
+from fullyconv.vectors import Place
 
 __all__ = ["GeoTiff"]
 
@@ -61,6 +62,15 @@ class GeoTiff:
             self._open = stack.pop_all()
         self.size: Size = (self._file.height, self._file.width)
         self._bands = self._visible_bands()
+
+    @property
+    def place(self) -> Place | None:
+        """Where it lies on a map; None where its place is given by points."""
+        if self._file.transform.is_identity:
+            return None
+        code = self._file.crs.to_epsg() if self._file.crs else None
+        a, b, c, d, e, f = tuple(self._file.transform)[:6]
+        return Place((a, b, c, d, e, f), f"urn:ogc:def:crs:EPSG::{code}" if code else "")
 
     def _visible_bands(self) -> list[int]:
         """The bands that are red, green and blue, or the first three, or the only one."""

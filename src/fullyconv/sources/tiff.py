@@ -40,6 +40,7 @@ class TiledTiff:
     """
 
     mask_suffix = ".tif"
+    place = None
 
     @staticmethod
     def is_installed() -> bool:
