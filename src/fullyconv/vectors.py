@@ -22,11 +22,12 @@ from fullyconv.errors import UsageError
 from fullyconv.formats.coco import segmentation
 from fullyconv.formats.labels import is_background
 from fullyconv.regions import trace
+from fullyconv.rules import Rules, Verdict, judge
 from fullyconv.shapes import Mask
 
-__all__ = ["AREAS_FILE", "COCO_FILE", "Place", "Vectors", "geojson"]
+__all__ = ["AREAS_FILE", "COCO_FILE", "VERDICTS_FILE", "Place", "Vectors", "geojson"]
 
-AREAS_FILE, COCO_FILE = "areas.csv", "predictions.json"
+AREAS_FILE, COCO_FILE, VERDICTS_FILE = "areas.csv", "predictions.json", "verdicts.csv"
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,27 @@ class Vectors:
         geojson: Write `NAME.geojson` for each mask.
         coco: Write one `predictions.json` for all.
         areas: Write `areas.csv`: pixels of each class in each mask.
+        rules: Write `verdicts.csv`: what each of these rules says of each mask.
+
+    Attributes:
+        failed: Names of masks that fail a rule.
     """
 
     def __init__(
-        self, out: Path, table: ClassTable, *, geojson: bool = False, coco: bool = False, areas: bool = False
+        self,
+        out: Path,
+        table: ClassTable,
+        *,
+        geojson: bool = False,
+        coco: bool = False,
+        areas: bool = False,
+        rules: Rules | None = None,
     ) -> None:
         self.out, self.table = out, table
         self.geojson, self.coco, self.areas = geojson, coco, areas
+        self.rules = rules
+        self.failed: list[str] = []
+        self._verdicts: list[tuple[str, Verdict]] = []
         self._rows: list[tuple[str, str, int, float, str]] = []
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
@@ -83,7 +98,8 @@ class Vectors:
         Raises:
             UsageError: A file is there already.
         """
-        files = [self.out / AREAS_FILE] * self.areas + [self.out / COCO_FILE] * self.coco
+        once = ((AREAS_FILE, self.areas), (COCO_FILE, self.coco), (VERDICTS_FILE, self.rules is not None))
+        files = [self.out / name for name, wanted in once if wanted]
         files += [self.out / f"{name}.geojson" for name in names if self.geojson]
         for path in files:
             if path.exists():
@@ -102,6 +118,10 @@ class Vectors:
             _write(path, json.dumps(geojson(mask, self.table, place), ensure_ascii=False))
         if self.coco:
             self._add_coco(image, mask)
+        if self.rules is not None:
+            verdicts = judge(mask, self.table, self.rules)
+            self._verdicts += [(name, verdict) for verdict in verdicts]
+            self.failed += [name] * (not all(verdict.passed for verdict in verdicts))
 
     def _add_coco(self, image: Path, mask: Mask) -> None:
         height, width = mask.shape
@@ -129,6 +149,14 @@ class Vectors:
                 (name, kind, pixels, f"{share:.6f}", area) for name, kind, pixels, share, area in self._rows
             )
             _write(self.out / AREAS_FILE, text.getvalue())
+        if self.rules is not None:
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(("image", "rule", "verdict", "count", "area", "length"))
+            for name, found in self._verdicts:
+                words = "pass" if found.passed else "fail"
+                writer.writerow((name, found.rule, words, found.count, f"{found.area:.6g}", f"{found.length:.6g}"))
+            _write(self.out / VERDICTS_FILE, text.getvalue())
         if self.coco:
             categories = [
                 {"id": index + 1, "name": name, "supercategory": ""}

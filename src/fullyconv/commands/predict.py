@@ -24,6 +24,20 @@ Coco = Annotated[
     bool, typer.Option("--coco", help="Write the outlines of all images as one COCO file, predictions.json.")
 ]
 Areas = Annotated[bool, typer.Option("--areas", help="Write areas.csv: the pixels of each class in each image.")]
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Images, folders, globs or .npy arrays.")]
+Out = Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Where masks and overlays go.")]
+Overlay = Annotated[bool, typer.Option(help="Write an overlay with a legend beside each mask.")]
+VerifyTiling = Annotated[
+    bool, typer.Option("--verify-tiling", help="Compare tiles and rows with the whole image; write nothing.")
+]
+RulesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--rules",
+        metavar="TOML",
+        help="Judge each mask, write verdicts.csv, and end with exit code 1 if one fails.",
+    ),
+]
 Probabilities = Annotated[
     bool,
     typer.Option("--probabilities", help="Write class probabilities as C x H x W float16 .npz, too."),
@@ -40,24 +54,19 @@ Lecture = Annotated[
 
 def predict(
     model: Model,
-    inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Images, folders, globs or .npy arrays.")
-    ],
-    out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Where masks and overlays go.")
-    ] = None,
-    overlay: Annotated[bool, typer.Option(help="Write an overlay with a legend beside each mask.")] = True,
+    inputs: Inputs,
+    out: Out = None,
+    overlay: Overlay = True,
     probabilities: Probabilities = False,
     confidence: Confidence = False,
     lecture: Lecture = False,
     geojson: Geojson = False,
     coco: Coco = False,
     areas: Areas = False,
+    rules: RulesFile = None,
     memory: Memory = None,
     tile: Tile = None,
-    verify_tiling: Annotated[
-        bool, typer.Option("--verify-tiling", help="Compare tiles and rows with the whole image; write nothing.")
-    ] = False,
+    verify_tiling: VerifyTiling = False,
     engine: Engine = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -66,9 +75,11 @@ def predict(
     from fullyconv.choose_engine import open_predictor
     from fullyconv.image_files import find_images
     from fullyconv.images import read_image
+    from fullyconv.layout import some
     from fullyconv.memory import parsed_bytes
     from fullyconv.predict_files import predict_files
     from fullyconv.progress import Console
+    from fullyconv.rules import read_rules
     from fullyconv.vectors import Vectors
 
     console = Console()
@@ -88,10 +99,9 @@ def predict(
         return
     if out is None:
         raise UsageError("expected a folder for the masks, got none", hint="name it with -o DIR")
-    vectors = None
-    if geojson or coco or areas:
-        vectors = Vectors(out, predictor.class_table, geojson=geojson, coco=coco, areas=areas)
-        vectors.refuse_existing(images)
+    judged = read_rules(rules, predictor.class_table) if rules is not None else None
+    vectors = Vectors(out, predictor.class_table, geojson=geojson, coco=coco, areas=areas, rules=judged)
+    vectors.refuse_existing(images)
     written = predict_files(
         predictor,
         images,
@@ -100,10 +110,12 @@ def predict(
         probabilities=probabilities,
         confidence=confidence,
         lecture=lecture,
-        vectors=vectors,
+        vectors=vectors if geojson or coco or areas or rules else None,
         progress=console,
     )
     console.say(f"{written} masks in {out}")
+    if vectors.failed:
+        raise FullyConvError(f"{len(vectors.failed)} of {written} images fail the rules: {some(vectors.failed)}")
 
 
 def _verify(predictor: "Predictor", images: Iterable[Path]) -> None:
