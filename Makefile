@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := @$(BIN)/python -m pip install -qq -c constraints.txt
 BENCHMARKS := $(sort $(wildcard benchmarks/[a-z]*.py))
 
-.PHONY: demo test check bench docs clean
+.PHONY: demo test check bench faults docs clean
 
 demo: .venv/.core  ## train, measure and predict on a generated data set; leaves runs/demo (then demo-2, ...)
 	$(BIN)/fullyconv demo
@@ -21,6 +21,9 @@ check: .venv/.dev  ## format, lint, types, import order
 
 bench: .venv/.dev  ## every benchmark, one after the other
 	@for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
+
+faults: .venv/.dev  ## kill, cut, flip, fill the disk: a table of tries and failures, in about half an hour
+	$(BIN)/python faults/run.py
 
 docs: .venv/.dev  ## the documentation, in docs/_build/html
 	$(BIN)/python -m sphinx -n -W --keep-going -q docs docs/_build/html
