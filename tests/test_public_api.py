@@ -40,6 +40,7 @@ VERBS = {
     "evaluate",
     "compare",
     "report",
+    "publish",
     "predict",
     "export",
     "convert",

@@ -26,6 +26,7 @@ from fullyconv.commands.export import export
 from fullyconv.commands.info import info
 from fullyconv.commands.predict import predict
 from fullyconv.commands.pretrain import pretrain
+from fullyconv.commands.publish import publish
 from fullyconv.commands.report import report
 from fullyconv.commands.train import train
 from fullyconv.errors import FullyConvError
@@ -39,7 +40,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for verb in (check, train, pretrain, evaluate, report, compare, predict, export, convert, info, explain, demo):
+for verb in (
+    check,
+    train,
+    pretrain,
+    evaluate,
+    report,
+    compare,
+    predict,
+    export,
+    publish,
+    convert,
+    info,
+    explain,
+    demo,
+):
     app.command()(verb)
 cache_app = typer.Typer(help="Show or empty the feature cache.", no_args_is_help=True)
 cache_app.command()(cache.info)
