@@ -399,3 +399,18 @@ def test_real_sets_open_without_configuration(name, ignore, splits, classes):
     dataset = Dataset.open(SHARED / name, ignore=ignore)
     assert (dataset.splits, dataset.class_table.num_classes) == (splits, classes)
     assert dataset.read_target(dataset[0]).shape == dataset.read_image(dataset[0]).shape[:2]
+
+
+# ---- a model's classes ----
+
+
+def test_a_model_that_calls_the_values_otherwise_is_warned_of(tmp_path):
+    make(tmp_path, [[0, 1, 2]], classes="0,background,0,0,0\n1,crack,1,1,1\n2,Pit,2,2,2\n")
+    others = Dataset.open(tmp_path, class_table=ClassTable.from_names(["sky", "road", "pit"]))
+    (warning,) = [note for note in others.notes if note.startswith("WARNING")]
+    assert warning == (
+        'WARNING: the data call mask value 0 "background", the model "sky" (and 1 more): '
+        "is it a model of these classes?"
+    )
+    same = Dataset.open(tmp_path, class_table=ClassTable.from_names(["background", "crack", "pit"]))
+    assert not [note for note in same.notes if "WARNING" in note]

@@ -91,6 +91,7 @@ class Dataset:
             class_table, meaning = _find_classes(layout, declared, tuple(ignore), show_path(root))
         else:
             meaning = f"masks are read with the model's table of {class_table.num_classes} classes"
+            layout.notes += _other_names(class_table, _known_entries(layout, root))
         return cls(root, class_table, layout.samples, _notes(layout, class_table, meaning))
 
     def __len__(self) -> int:
@@ -220,6 +221,31 @@ def _declared(classes: str | Path | Sequence[str] | None, folders: Sequence[Path
     if not classes:
         raise UsageError("expected names of classes, got an empty list")
     return _Declared(entries_of_names(classes), "the names given", has_colors=False)
+
+
+def _known_entries(layout: Layout, root: Path) -> Sequence[ClassEntry]:
+    """The classes that a data set itself names: in classes.txt, or by its format where the files say so."""
+    folder = root if root.is_dir() else root.parent
+    declared = _declared(None, (folder, layout.folder or folder))
+    if declared is not None:
+        return declared.entries
+    known = layout.classes
+    return known.entries if known is not None and known.sign is None else ()
+
+
+def _other_names(table: ClassTable, entries: Sequence[ClassEntry]) -> list[str]:
+    """Say where a model and a data set call a mask value differently: then it is measured on other classes."""
+    if table.encoding != "index":
+        return []
+    ours = {entry.value: entry.name for entry in table.classes}
+    wrong = [e for e in entries if e.value in ours and ours[e.value].casefold() != e.name.casefold()]
+    if not wrong:
+        return []
+    first = wrong[0]
+    return [
+        f'WARNING: the data call mask value {first.value} "{first.name}", the model "{ours[first.value]}"'
+        f"{f' (and {len(wrong) - 1} more)' if len(wrong) > 1 else ''}: is it a model of these classes?"
+    ]
 
 
 def _find_classes(

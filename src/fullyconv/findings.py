@@ -60,7 +60,8 @@ class Finding:
     files: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        where = f" ({some(self.files)})" if self.files else ""
+        named = [file for file in self.files if file not in self.text]
+        where = f" ({some(named)})" if named else ""
         return f"{self.level}: {self.text}{where}"
 
     def to_json(self) -> dict[str, Any]:
