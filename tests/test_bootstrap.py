@@ -12,7 +12,7 @@ from tiny_data import tiny_dataset
 from fullyconv.bootstrap import METRICS, compare, groups_of, intervals, metrics_of
 from fullyconv.class_table import ClassTable
 from fullyconv.errors import UsageError
-from fullyconv.evaluate import evaluate, image_matrices
+from fullyconv.evaluate import evaluate, evaluate_images
 from fullyconv.metrics import ConfusionMatrix
 
 
@@ -53,7 +53,8 @@ def test_the_metrics_are_those_of_a_report(seed):
 
 def test_each_image_is_counted_by_itself(tmp_path):
     dataset = tiny_dataset(tmp_path, [(20, 30), (7, 9), (16, 16)])
-    counts = image_matrices(Noisy(), dataset)
+    report, counts = evaluate_images(Noisy(), dataset)
+    assert report == evaluate(Noisy(), dataset)
     assert counts.sum(axis=0).tolist() == [list(row) for row in evaluate(Noisy(), dataset).counts]
     assert counts[1].sum() < 7 * 9
 

@@ -22,13 +22,13 @@ from fullyconv.class_table import (
 )
 from fullyconv.errors import DataError, UsageError
 from fullyconv.formats import find_samples
+from fullyconv.formats.labels import CLASSES_FILE
 from fullyconv.images import image_size, mask_mode, read_image, read_mask_array, show_path
 from fullyconv.layout import SPLIT_ORDER, KnownClasses, Layout, Sample, ordered, suffix_counts
 from fullyconv.shapes import Image, Mask
 
 __all__ = ["Dataset", "Sample"]
 
-CLASSES_FILE = "classes.txt"
 _COLOR_MODES = ("RGB", "RGBA")
 _MOST_UNDECLARED = 64  # more values than this are rarely classes: masks that were resized have 200
 

@@ -1,6 +1,6 @@
 """Any predictor x a data set -> a report."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ from fullyconv.predict import Predictor
 from fullyconv.progress import Progress, Silent
 from fullyconv.shapes import Image, Mask
 
-__all__ = ["MaskPredictor", "choose_split", "evaluate", "image_matrices"]
+__all__ = ["MaskPredictor", "choose_split", "evaluate", "evaluate_images"]
 
 
 class MaskPredictor(Protocol):
@@ -47,21 +47,15 @@ def evaluate(
     if isinstance(predictor, str | Path):
         predictor = Predictor(predictor)
     matrix = ConfusionMatrix(predictor.class_table.num_classes)
-    with (progress or Silent()).track("evaluating", len(dataset)) as step:
-        for sample in dataset:
-            target = dataset.read_target(sample)
-            matrix.update(target, predictor.predict(dataset.read_image(sample)))
-            step()
-    report = matrix.report(predictor.class_table.names)
-    if report.labelled_pixels == 0:
-        raise DataError(f"{dataset.root}: expected labelled pixels to measure, all are ignored")
-    return report
+    for _ in _counted(matrix, predictor, dataset, progress):
+        pass
+    return _report(matrix, dataset, predictor.class_table)
 
 
-def image_matrices(
+def evaluate_images(
     predictor: MaskPredictor, dataset: Dataset, *, progress: Progress | None = None
-) -> npt.NDArray[np.int64]:
-    """Count the pixels of each image by itself.
+) -> tuple[Report, npt.NDArray[np.int64]]:
+    """Do what `evaluate` does, and keep the counts of each image.
 
     Args:
         predictor: As of `evaluate`.
@@ -69,20 +63,35 @@ def image_matrices(
         progress: Where to report how far it is.
 
     Returns:
-        N x C x C; row = target, column = prediction.
+        The report; and N x C x C int64, the confusion matrix of each image, row = target, column = prediction.
 
     Raises:
-        DataError: An image or mask that cannot be used.
+        DataError: As of `evaluate`.
     """
     classes = predictor.class_table.num_classes
-    counts = np.zeros((len(dataset), classes, classes), np.int64)
+    matrix, counts = ConfusionMatrix(classes), np.zeros((len(dataset), classes, classes), np.int64)
+    for place, one in enumerate(_counted(matrix, predictor, dataset, progress)):
+        counts[place] = one
+    return _report(matrix, dataset, predictor.class_table), counts
+
+
+def _counted(
+    matrix: ConfusionMatrix, predictor: MaskPredictor, dataset: Dataset, progress: Progress | None
+) -> Iterator[npt.NDArray[np.int64]]:
+    """Count one image after the other into a matrix, and yield what each adds to it."""
     with (progress or Silent()).track("evaluating", len(dataset)) as step:
-        for place, sample in enumerate(dataset):
-            matrix = ConfusionMatrix(classes)
+        for sample in dataset:
+            before = matrix.counts.copy()
             matrix.update(dataset.read_target(sample), predictor.predict(dataset.read_image(sample)))
-            counts[place] = matrix.counts
+            yield matrix.counts - before
             step()
-    return counts
+
+
+def _report(matrix: ConfusionMatrix, dataset: Dataset, table: ClassTable) -> Report:
+    report = matrix.report(table.names)
+    if report.labelled_pixels == 0:
+        raise DataError(f"{dataset.root}: expected labelled pixels to measure, all are ignored")
+    return report
 
 
 def choose_split(dataset: Dataset, name: str | None = None, training: Mapping[str, Any] | None = None) -> Dataset:

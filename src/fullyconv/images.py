@@ -22,6 +22,7 @@ from fullyconv.errors import DataError, UsageError, show_path
 from fullyconv.shapes import Image, Size
 
 __all__ = [
+    "IGNORED_COLOR",
     "IMAGE_SUFFIXES",
     "SIDEWAYS",
     "image_size",
@@ -45,7 +46,8 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".p
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF") + (("WEBP",) if features.check("webp") else ())
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
 SMALLER = "cut it into parts, or raise PIL.Image.MAX_IMAGE_PIXELS in Python if you trust the file"
-_IGNORED_COLOR = (224, 224, 192)  # of value 255 in the colour map of PASCAL VOC
+IGNORED_COLOR = (224, 224, 192)
+"""Of value 255 in the colour map of PASCAL VOC."""
 
 _Array = npt.NDArray[Any]
 
@@ -381,7 +383,7 @@ def write_mask(
         UsageError: The file exists and `overwrite` is false, or it cannot be written.
     """
     palette = np.zeros((256, 3), dtype=np.uint8)
-    palette[255] = _IGNORED_COLOR
+    palette[255] = IGNORED_COLOR
     for value, color in color_by_value.items():
         palette[value] = color
     image = PillowImage.fromarray(np.ascontiguousarray(values))

@@ -217,7 +217,7 @@ def _sizes(measured: Measured) -> str:
         (name, f"{int(objects):,}", _fraction(share / objects if objects else None))
         for name, (objects, share) in zip((*names, f"{SIZES[-1]:,} px and more"), measured.found, strict=True)
     ]
-    words = "Connected areas of each class but the background; found is the mean share of their pixels."
+    words = "Connected areas of each class, but of one called background; found is the mean share of their pixels."
     return table(["size", "objects", "found"], rows) + paragraph(words)
 
 

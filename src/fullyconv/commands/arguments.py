@@ -11,7 +11,21 @@ if typing.TYPE_CHECKING:
     from fullyconv.dataset import Dataset
     from fullyconv.progress import Console
 
-__all__ = ["Data", "Device", "Engine", "Group", "Json", "Memory", "Model", "Precision", "Tile", "measured_split"]
+__all__ = [
+    "Classes",
+    "Data",
+    "Device",
+    "Engine",
+    "Group",
+    "Ignore",
+    "Json",
+    "Memory",
+    "Model",
+    "Precision",
+    "Split",
+    "Tile",
+    "measured_split",
+]
 
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A model file, such as RUN/best.safetensors, or an exported one.")
@@ -22,6 +36,13 @@ Data = Annotated[
         metavar="DATA",
         help="A folder with images/ and masks/, COCO, LabelMe, PASCAL VOC or others, or a list of pairs.",
     ),
+]
+Classes = Annotated[
+    str | None, typer.Option(metavar="FILE|NAMES", help="A class table, or names of the values 0, 1, 2, ...")
+]
+Ignore = Annotated[list[int] | None, typer.Option(metavar="VALUE", help="Mask values that are no class.")]
+Split = Annotated[
+    str | None, typer.Option(help="train, val, test or all.", show_default="test, else val, else all")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]

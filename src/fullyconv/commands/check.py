@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fullyconv.commands.arguments import Data, Json
+from fullyconv.commands.arguments import Classes, Data, Json
 from fullyconv.errors import DataError, UsageError
 
 if typing.TYPE_CHECKING:
@@ -19,9 +19,7 @@ __all__ = ["check"]
 
 def check(
     data: Data,
-    classes: Annotated[
-        str | None, typer.Option(metavar="FILE|NAMES", help="A class table, or names of the values 0, 1, 2, ...")
-    ] = None,
+    classes: Classes = None,
     ignore: Annotated[
         list[int] | None, typer.Option(metavar="VALUE", help="Mask values that are no class.")
     ] = None,

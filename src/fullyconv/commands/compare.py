@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fullyconv.commands.arguments import Data, Device, Group, Json, Precision, measured_split
+from fullyconv.commands.arguments import Data, Device, Group, Json, Precision, Split, measured_split
 from fullyconv.errors import UsageError
 
 __all__ = ["compare"]
@@ -17,9 +17,7 @@ def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="A model file, or an exported one.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another one, with the same classes.")],
     data: Data,
-    split: Annotated[
-        str | None, typer.Option(help="train, val, test or all.", show_default="test, else val, else all")
-    ] = None,
+    split: Split = None,
     group: Group = None,
     as_json: Json = False,
     device: Device = "auto",
@@ -30,7 +28,7 @@ def compare(
     from fullyconv.bootstrap import groups_of
     from fullyconv.choose_engine import open_predictor
     from fullyconv.dataset import Dataset
-    from fullyconv.evaluate import image_matrices
+    from fullyconv.evaluate import evaluate_images
     from fullyconv.progress import Console
 
     console = Console()
@@ -44,7 +42,7 @@ def compare(
     dataset = Dataset.open(data, class_table=tables[0])
     chosen, measured = measured_split(dataset, split, predictors[0].training_record, console)
     groups = groups_of([sample.id for sample in chosen], group)
-    before, after = (image_matrices(predictor, chosen, progress=console) for predictor in predictors)
+    before, after = (evaluate_images(predictor, chosen, progress=console)[1] for predictor in predictors)
     found = compare_matrices(before, after, groups)
     if as_json:
         document = {"split": measured, **{name: one.to_json() for name, one in found.items()}}

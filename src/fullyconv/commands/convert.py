@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fullyconv.commands.arguments import Data, Json
+from fullyconv.commands.arguments import Classes, Data, Json
 
 __all__ = ["convert"]
 
@@ -24,9 +24,7 @@ def convert(
             "or camvid.",
         ),
     ] = "folders",
-    classes: Annotated[
-        str | None, typer.Option(metavar="FILE|NAMES", help="A class table, or names of the values 0, 1, 2, ...")
-    ] = None,
+    classes: Classes = None,
     ignore: Annotated[
         list[int] | None, typer.Option(metavar="VALUE", help="Mask values that are no class.")
     ] = None,

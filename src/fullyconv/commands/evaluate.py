@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fullyconv.commands.arguments import Data, Device, Engine, Group, Json, Model, Precision, measured_split
+from fullyconv.commands.arguments import Data, Device, Engine, Group, Json, Model, Precision, Split, measured_split
 
 __all__ = ["evaluate"]
 
@@ -15,9 +15,7 @@ __all__ = ["evaluate"]
 def evaluate(
     model: Model,
     data: Data,
-    split: Annotated[
-        str | None, typer.Option(help="train, val, test or all.", show_default="test, else val, else all")
-    ] = None,
+    split: Split = None,
     matrix: Annotated[
         Path | None, typer.Option(metavar="PNG", help="Write the confusion matrix as a picture.")
     ] = None,
@@ -36,8 +34,7 @@ def evaluate(
     from fullyconv.charts import confusion_figure
     from fullyconv.choose_engine import open_predictor
     from fullyconv.dataset import Dataset
-    from fullyconv.evaluate import evaluate as run_evaluation
-    from fullyconv.evaluate import image_matrices
+    from fullyconv.evaluate import evaluate_images
     from fullyconv.pictures import save_picture
     from fullyconv.progress import Console
 
@@ -51,11 +48,8 @@ def evaluate(
     )
     dataset = Dataset.open(data, class_table=predictor.class_table)
     chosen, measured = measured_split(dataset, split, predictor.training_record, console)
-    spans = {}
-    if intervals:
-        groups = groups_of([sample.id for sample in chosen], group)
-        spans = spans_of(image_matrices(predictor, chosen, progress=console), groups)
-    report = run_evaluation(predictor, chosen, progress=console)
+    report, counts = evaluate_images(predictor, chosen, progress=console)
+    spans = spans_of(counts, groups_of([sample.id for sample in chosen], group)) if intervals else {}
     if matrix is not None:
         save_picture(confusion_figure(report.counts, predictor.class_table.names), matrix)
     if as_json:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fullyconv.commands.arguments import Data, Device, Engine, Group, Model, Precision, measured_split
+from fullyconv.commands.arguments import Data, Device, Engine, Group, Model, Precision, Split, measured_split
 from fullyconv.errors import UsageError
 
 if typing.TYPE_CHECKING:
@@ -24,9 +24,7 @@ def report(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The page to write.")] = Path(
         "report.html"
     ),
-    split: Annotated[
-        str | None, typer.Option(help="train, val, test or all.", show_default="test, else val, else all")
-    ] = None,
+    split: Split = None,
     group: Group = None,
     engine: Engine = None,
     device: Device = "auto",

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fullyconv.class_table import IGNORE_INDEX, ClassEntry, ClassTable, Color
+from fullyconv.class_table import IGNORE_INDEX, ClassEntry, ClassTable
 from fullyconv.errors import DataError
 from fullyconv.formats.documents import understood
 from fullyconv.formats.labels import IGNORED, is_ignored
 from fullyconv.formats.lists import numbered_lines
 from fullyconv.formats.voc import read_names, write_lists
 from fullyconv.formats.written import Labelled, copy_image, distinct_colors, flat_names
-from fullyconv.images import show_path, write_image
+from fullyconv.images import IGNORED_COLOR, show_path, write_image
 from fullyconv.layout import (
     SPLIT_NAMES,
     KnownClasses,
@@ -36,7 +36,6 @@ __all__ = ["find_cvat", "read_cvat", "write_cvat"]
 
 _LABELS_FILE = "labelmap.txt"
 _LISTS = "ImageSets/Segmentation"
-_IGNORED_COLOR: Color = (224, 224, 192)
 
 
 def find_cvat(root: Path) -> Path | None:
@@ -107,8 +106,8 @@ def write_cvat(folder: Path, table: ClassTable, items: Iterable[Labelled]) -> li
 
     The colours are the table's if all differ, else those of PASCAL VOC.
     """
-    color_of = distinct_colors(table, [_IGNORED_COLOR])
-    lookup = np.full((256, 3), _IGNORED_COLOR, np.uint8)
+    color_of = distinct_colors(table, [IGNORED_COLOR])
+    lookup = np.full((256, 3), IGNORED_COLOR, np.uint8)
     for index, color in color_of.items():
         lookup[index] = color
     images = []
@@ -121,7 +120,7 @@ def write_cvat(folder: Path, table: ClassTable, items: Iterable[Labelled]) -> li
         images.append(copy_image(sample.image, folder / "JPEGImages", name))
         write_image(folder / "SegmentationClass" / f"{name}.png", lookup[target])
     write_lists(folder / _LISTS, names)
-    labels = [(table.names[index], color) for index, color in color_of.items()] + [(IGNORED, _IGNORED_COLOR)]
+    labels = [(table.names[index], color) for index, color in color_of.items()] + [(IGNORED, IGNORED_COLOR)]
     lines = [
         "# label:color_rgb:parts:actions",
         *(f"{name}:{','.join(map(str, color))}::" for name, color in labels),

@@ -24,7 +24,7 @@ from fullyconv.errors import DataError
 from fullyconv.formats.documents import read_json, understood, write_json
 from fullyconv.formats.labels import IGNORED, Labels, values_of, write_classes
 from fullyconv.formats.written import Labelled, copy_image
-from fullyconv.images import IMAGE_SUFFIXES, show_path
+from fullyconv.images import IGNORED_COLOR, IMAGE_SUFFIXES, show_path
 from fullyconv.layout import SPLIT_NAMES, Layout, Sample, entries, ordered
 from fullyconv.regions import Annotation, Area, Polygon, Runs, rectangle
 from fullyconv.shapes import Size
@@ -286,10 +286,10 @@ def write_label_studio(folder: Path, table: ClassTable, items: Iterable[Labelled
     write_json(folder / _TASKS, tasks)
     labels = []
     for index in sorted(values, key=lambda index: values[index]):
-        color = "".join(f"{part:02x}" for part in table.classes[index].color)
-        labels.append(f'    <Label value={quoteattr(table.names[index])} background="#{color}"/>')
+        color = _hex(table.classes[index].color)
+        labels.append(f'    <Label value={quoteattr(table.names[index])} background="{color}"/>')
     if background >= 0:
-        labels.append(f'    <Label value="{IGNORED}" background="#e0e0c0"/>')
+        labels.append(f'    <Label value="{IGNORED}" background="{_hex(IGNORED_COLOR)}"/>')
     rest = "" if background >= 0 else f' unlabelled="{IGNORED}"'
     lines = [
         f"<View{rest}>",
@@ -300,3 +300,7 @@ def write_label_studio(folder: Path, table: ClassTable, items: Iterable[Labelled
     (folder / _CONFIG).write_text("\n".join(lines), encoding="utf-8")
     write_classes(folder, table, values)
     return images
+
+
+def _hex(color: Color) -> str:
+    return "#" + "".join(f"{part:02x}" for part in color)
