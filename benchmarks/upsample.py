@@ -29,7 +29,7 @@ from torch.nn import functional
 from fullyconv.dataset import Dataset
 from fullyconv.device import set_threads
 from fullyconv.memory import peak_bytes
-from fullyconv.predict import Predictor, as_rgb
+from fullyconv.predict import Predictor
 from fullyconv.upsample import _fill_every_pixel, pixel_logits, predict_mask, upsample_logits
 
 CASES = [(11, 4), (21, 4), (21, 8), (150, 8)]
@@ -65,7 +65,10 @@ def real(model: Path, data: Path, height: int, width: int) -> tuple[Tensor, int]
     predictor = Predictor(model)
     dataset = Dataset.open(data, class_table=predictor.class_table).split("val")
     stride = predictor.model.decoder.output_stride
-    maps = [predictor.logits(as_rgb(sample.image)) for sample in list(dataset)[:: max(1, len(dataset) // 24)]]
+    maps = [
+        predictor.logits(predictor.pixels_of(sample.image))
+        for sample in list(dataset)[:: max(1, len(dataset) // 24)]
+    ]
     rows = []
     place = 0
     while sum(row.shape[2] for row in rows) < height:

@@ -31,6 +31,8 @@ OTHER = {
     "stride": 16,
     "scales": (1.0,),
     "rgb_0_to_1": True,
+    "channels": 4,
+    "value_range": (0.0, 4095.0),
     "hidden": 0,
     "dropout": 0.1,
     "upsampling": "learned",
@@ -63,9 +65,12 @@ OTHER = {
     "precision": "bfloat16",
 }
 
+STORED = ("channels", "value_range")
+
 # Each of them together with the others that it goes with.
 TOGETHER = {
-    "fcn": {name for name in OTHER if name not in ("hidden", "dropout", "width", "auxiliary", "instant")},
+    "fcn": {n for n in OTHER if n not in ("hidden", "dropout", "width", "auxiliary", "instant", *STORED)},
+    "stored": {*STORED, "seed"},
     "practical": {"hidden", "dropout"},
     "lecture": {"decoder", "scales", "train_on", "width"},
     "torchvision": {"decoder", "scales", "train_on", "auxiliary"},
@@ -83,6 +88,7 @@ def together(name):
 OTHER_PRETRAINING = {
     "preset": "digits",
     "channels": 4,
+    "value_range": (-1000.0, 3000.0),
     "down": "pool",
     "start": "random",
     "noise": 0.1,

@@ -160,7 +160,7 @@ def test_an_autoencoder_of_another_form_is_not_taken_over(cae):
         ),
         (
             lambda cae, path: FCN.from_cae(CAE(Architecture(4, (3,))), 2),
-            "an FCN reads grey or RGB images, this autoencoder reads 4 channels",
+            "encoder cae reads images of 4 channels, got 3",
         ),
         (
             lambda cae, path: FCN.build(ClassTable.from_values([0, 1]), encoder=f"cae:{path}", rgb_0_to_1=True),

@@ -27,6 +27,7 @@ from fullyconv.encoders.cae import (
 from fullyconv.encoders.efficientnet_lite import conv_same
 from fullyconv.errors import ModelFileError, UsageError
 from fullyconv.features import FeatureReader
+from fullyconv.image_form import ImageForm
 from fullyconv.tensor_file import read_tensor_file, write_tensor_file
 
 SMALL = Architecture(3, (4, 5, 6, 7, 8), kernel=4)
@@ -286,10 +287,12 @@ def test_other_weights_for_an_autoencoder_are_refused(path):
         open_cae(f"cae:{path}", "vgg.pth")
 
 
-def test_an_autoencoder_of_other_channels_is_no_encoder_of_images(tmp_path):
+def test_an_autoencoder_of_other_channels_is_no_encoder_of_rgb(tmp_path):
     save_cae(cae_of(FORMS["even"]), tmp_path / "cae.safetensors")
-    with pytest.raises(UsageError, match="an encoder reads grey or RGB images, this autoencoder 4 channels"):
-        build_network(f"cae:{tmp_path / 'cae.safetensors'}")
+    network = build_network(f"cae:{tmp_path / 'cae.safetensors'}")
+    with pytest.raises(UsageError, match=r"encoder cae reads images of 4 channels, got 3 .use --channels 4"):
+        Encoder(network)
+    assert Encoder(network, image_form=ImageForm(4))(torch.zeros(1, 4, 9, 9))[0].shape[0] == 1
 
 
 @pytest.mark.parametrize("values", [("cae", None), ("vgg16", SMALL.to_json())])

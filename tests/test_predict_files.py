@@ -71,7 +71,7 @@ def large(monkeypatch):
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_a_large_image_is_read_and_written_by_parts(predictor, pixels, tmp_path, large, monkeypatch, suffix):
     Image.fromarray(pixels).save(tmp_path / f"image{suffix}")
-    monkeypatch.setattr("fullyconv.predict_files.read_image", None)
+    monkeypatch.setattr("fullyconv.image_form.read_image", None)
     options = {"probabilities": True, "confidence": True, "lecture": True}
     assert predict_files(predictor, find_images([tmp_path / f"image{suffix}"]), tmp_path / "out", **options) == 1
     mask, confidence = predictor.predict_with_confidence(pixels)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from test_train import InterruptBefore
@@ -205,9 +206,15 @@ def test_images_that_cannot_be_learned_from_are_refused(images, changes, error, 
         pretrain(images, tmp_path / "run", replace(QUICK, **changes))
 
 
-def test_files_have_one_or_three_channels(folder, tmp_path):
-    with pytest.raises(UsageError, match=r"image files are read as grey or RGB, got 4 channels \(use --channels"):
+def test_files_of_other_channels_are_refused_or_read_as_stored(folder, tmp_path):
+    with pytest.raises(DataError, match=r"expected 4 channels, got 3"):
         pretrain([folder], tmp_path / "run", replace(QUICK, channels=4))
+    for number in range(3):
+        image = np.random.default_rng(number).integers(0, 4096, (40, 48, 2), np.uint16)
+        tifffile.imwrite(tmp_path / f"{number}.tif", image, photometric="minisblack", planarconfig="contig")
+    settings = replace(QUICK, channels=2, value_range=(0.0, 4095.0), steps=2)
+    result = pretrain([tmp_path / f"{number}.tif" for number in range(3)], tmp_path / "two", settings)
+    assert load_cae(result.cae).architecture.channels == 2
 
 
 def test_a_run_is_never_overwritten_and_goes_on_with_its_own_images_and_settings(finished, folder, tmp_path):

@@ -18,7 +18,8 @@ from fullyconv.dataset import Dataset, Sample
 from fullyconv.errors import DataError, UsageError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
-from fullyconv.images import image_size, show_path
+from fullyconv.image_form import shown
+from fullyconv.images import show_path
 from fullyconv.metrics import ConfusionMatrix, Report
 from fullyconv.model import FCN
 from fullyconv.predict import Predictor
@@ -232,7 +233,7 @@ class _Measurement:
 
     def add_to_means(self, sample: Sample, features: Features) -> None:
         """First pass: sum the cells that lie in the image."""
-        size = image_size(sample.image)
+        size = self.reader.dataset.image_form.size(sample.image)
         for index, (spec, maps) in enumerate(zip(self.model.encoder.specs, features, strict=True)):
             rows, columns = (-(-side // spec.tap.stride) for side in scaled_size(size, spec.scale))
             self.sums[index] += maps[0, :, :rows, :columns].double().sum((1, 2))
@@ -252,7 +253,7 @@ class _Measurement:
             self.matrices[removed].update(target, mask)
         if keep:
             growing = [masks[removed] for removed in self.down_to.values()]
-            self.rows.append((self.reader.image(sample), target, growing))
+            self.rows.append((shown(self.reader.image(sample)), target, growing))
         if self.is_linear:
             self._add_products(logits, size)
 

@@ -25,8 +25,10 @@ __all__ = [
     "mask_channels",
     "open_images",
     "open_masks",
+    "open_rgb_images",
     "read_image_item",
     "read_mask_item",
+    "read_stored_item",
 ]
 
 ARRAY_SUFFIX = ".npy"
@@ -53,7 +55,7 @@ def image_items(path: Path) -> list[Path]:
 
 
 def open_images(path: Path) -> _Array:
-    """Map an array of images: [N, H, W, 3], float16, float32 or float64 in 0..1, or uint8; RGB.
+    """Map an array of images: [N, H, W, K], integers or floats.
 
     Values are checked when an item is read.
 
@@ -61,13 +63,29 @@ def open_images(path: Path) -> _Array:
         DataError: The file is no such array.
     """
     array = _open(path)
-    kinds = [np.dtype(name) for name in ("float16", "float32", "float64", "uint8")]
-    if array.ndim != 4 or array.shape[3] != 3 or 0 in array.shape or array.dtype.newbyteorder("=") not in kinds:
-        raise DataError(
-            f"{show_path(path)}: expected RGB images [N, H, W, 3], floats 0..1 or uint8, got {_described(array)}",
-            hint="the colours are the last axis: np.moveaxis brings them there",
-        )
+    if array.ndim != 4 or 0 in array.shape or array.dtype.kind not in "iuf":
+        raise _no_rgb(path, array)
     return array
+
+
+def open_rgb_images(path: Path) -> _Array:
+    """Map an array of images: [N, H, W, 3], float16, float32 or float64 in 0..1, or uint8; RGB.
+
+    Raises:
+        DataError: The file is no such array.
+    """
+    array = open_images(path)
+    kinds = [np.dtype(name) for name in ("float16", "float32", "float64", "uint8")]
+    if array.shape[3] != 3 or array.dtype.newbyteorder("=") not in kinds:
+        raise _no_rgb(path, array)
+    return array
+
+
+def _no_rgb(path: Path, array: _Array) -> DataError:
+    return DataError(
+        f"{show_path(path)}: expected RGB images [N, H, W, 3], floats 0..1 or uint8, got {_described(array)}",
+        hint="the colours are the last axis: np.moveaxis brings them there; other images need --channels",
+    )
 
 
 def open_masks(path: Path) -> _Array:
@@ -133,7 +151,7 @@ def read_image_item(path: str | Path) -> Image:
         DataError: There is no such item, or a float in it is not in 0..1.
     """
     path = Path(path)
-    values = _item(open_images(path.parent), path)
+    values = _item(open_rgb_images(path.parent), path)
     if values.dtype == np.uint8:
         return np.asarray(values, np.uint8)
     wrong = ~((values >= 0) & (values <= 1))  # NaN, too
@@ -145,6 +163,16 @@ def read_image_item(path: str | Path) -> Image:
             hint="divide values 0..255 by 255, or save the array as uint8",
         )
     return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
+
+
+def read_stored_item(path: str | Path) -> _Array:
+    """Read an image of an array as it is stored: H x W x K of the array's dtype.
+
+    Raises:
+        DataError: There is no such item.
+    """
+    path = Path(path)
+    return _item(open_images(path.parent), path)
 
 
 def read_mask_item(path: str | Path) -> npt.NDArray[np.uint8]:

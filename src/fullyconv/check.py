@@ -11,7 +11,7 @@ import numpy.typing as npt
 from fullyconv.class_table import IGNORE_INDEX, ClassTable
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.errors import DataError
-from fullyconv.images import show_path, verify_image
+from fullyconv.images import show_path
 from fullyconv.shapes import Size
 
 __all__ = ["DataSummary", "check_dataset", "summarise"]
@@ -116,7 +116,7 @@ def summarise(table: ClassTable, counts: npt.NDArray[np.int64], sizes: Sequence[
 
 def _check_sample(dataset: Dataset, sample: Sample) -> tuple[npt.NDArray[np.int64], Size]:
     """How many pixels of the target have each index 0..255, and the size."""
-    size = verify_image(sample.image)
+    size = dataset.image_form.verify(sample.image)
     target = dataset.read_target(sample)
     return np.bincount(target.ravel(), minlength=256).astype(np.int64), size
 

@@ -8,6 +8,7 @@ from PIL import Image as PillowImage
 
 from fullyconv.errors import show_path
 from fullyconv.findings import Examination
+from fullyconv.image_form import shown
 from fullyconv.page import details, document, escape, heading, paragraph, picture, swatch, table
 from fullyconv.pictures import overlay, sheet
 from fullyconv.shapes import Image
@@ -29,11 +30,11 @@ def contact_sheet(examination: Examination) -> Image | None:
         return None
     cells: list[tuple[str, Image]] = []
     for sample in (sound[place * len(sound) // count] for place in range(count)):
-        shown = overlay(sound.read_image(sample), sound.read_target(sample), classes)
-        scale = _SIDE / max(shown.shape[:2])
-        size = (max(1, round(shown.shape[1] * scale)), max(1, round(shown.shape[0] * scale)))
+        seen = overlay(shown(sound.read_image(sample)), sound.read_target(sample), classes)
+        scale = _SIDE / max(seen.shape[:2])
+        size = (max(1, round(seen.shape[1] * scale)), max(1, round(seen.shape[0] * scale)))
         tile = PillowImage.new("RGB", (_SIDE, _SIDE), "white")
-        small = PillowImage.fromarray(shown).resize(size, PillowImage.Resampling.BOX)
+        small = PillowImage.fromarray(seen).resize(size, PillowImage.Resampling.BOX)
         tile.paste(small, ((_SIDE - size[0]) // 2, (_SIDE - size[1]) // 2))
         cells.append((sample.id, np.asarray(tile)))
     columns = min(COLUMNS, count)

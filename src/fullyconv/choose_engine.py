@@ -9,7 +9,7 @@ from fullyconv.export import compare, converted
 from fullyconv.model_file import load_model
 from fullyconv.predict import Predictor
 from fullyconv.progress import Progress, Silent
-from fullyconv.shapes import Image
+from fullyconv.shapes import Pixels
 
 __all__ = ["LEAST_AGREEMENT", "open_predictor"]
 
@@ -28,7 +28,7 @@ def open_predictor(
     precision: str = "auto",
     memory: int | None = None,
     tile: int | None = None,
-    example: Image | None = None,
+    example: str | Path | Pixels | None = None,
     progress: Progress | None = None,
 ) -> Predictor:
     """Open a model, or an exported one.
@@ -41,7 +41,7 @@ def open_predictor(
         precision: As of `Predictor`.
         memory: As of `Predictor`.
         tile: As of `Predictor`.
-        example: An image, where engines are to be compared.
+        example: An image, as `Predictor.predict` takes it, where engines are to be compared.
         progress: Where to say which one was taken.
 
     Raises:
@@ -59,7 +59,7 @@ def open_predictor(
         return _converted(path, engine, precision, memory, tile)
     if example is None or ours.device.type != "cpu":
         return ours
-    return _fastest(ours, path, precision, example, progress or Silent())
+    return _fastest(ours, path, precision, ours.pixels_of(example), progress or Silent())
 
 
 def _converted(path: str | Path, engine: str, precision: str, memory: int | None, tile: int | None) -> Predictor:
@@ -68,7 +68,7 @@ def _converted(path: str | Path, engine: str, precision: str, memory: int | None
     return ExportedPredictor(start(network, engine, precision)[0], facts, memory=memory, tile=tile)
 
 
-def _fastest(ours: Predictor, path: str | Path, precision: str, example: Image, progress: Progress) -> Predictor:
+def _fastest(ours: Predictor, path: str | Path, precision: str, example: Pixels, progress: Progress) -> Predictor:
     """Let engines take turns on an image, and take the fastest that agrees with torch in float32."""
     candidates: dict[str, Predictor] = {"torch": ours}
     exact = Predictor(load_model(Path(path)), device="cpu", precision="float32")

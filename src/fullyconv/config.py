@@ -4,6 +4,7 @@ The command line makes its options from these classes, a run keeps its settings 
 functions take them as they are: one place says what can be set and what it means.
 """
 
+import math
 import tomllib
 import typing
 from collections.abc import Mapping
@@ -72,6 +73,13 @@ def _file_if_there_is(value: str | None) -> str | None:
     return _absolute(value) if value is not None and Path(value).is_file() else value
 
 
+def _check_range(value: tuple[float, ...]) -> tuple[float, ...]:
+    """Let nothing pass, or two numbers that rise."""
+    if value and not (len(value) == 2 and value[0] < value[1] and all(map(math.isfinite, value))):
+        raise ValueError("input should be LOW,HIGH, two numbers that rise")
+    return value
+
+
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class TrainConfig:
     """Settings of `fullyconv train`. The defaults are the default recipe."""
@@ -110,6 +118,15 @@ class TrainConfig:
         bool,
         Field(description="Feed the encoder RGB 0..1 and nothing else, whatever it was trained on (the lecture)."),
     ] = False
+    channels: Annotated[
+        int,
+        Field(ge=1, le=64, description="Channels of the images as stored; 3 is RGB of any file."),
+    ] = 3
+    value_range: Annotated[
+        tuple[float, ...],
+        Field(description="Stored values LOW,HIGH that are black and white; by default all of 8 or 16 bits."),
+        AfterValidator(_check_range),
+    ] = ()
     hidden: Annotated[int, Field(ge=0, description="Hidden channels of the practical decoder; 0 is linear.")] = 128
     dropout: Annotated[float, Field(ge=0, lt=1, description="Dropout before the practical decoder's score.")] = 0.3
     upsampling: Annotated[
@@ -226,6 +243,11 @@ class PretrainConfig:
         int | None,
         Field(ge=1, le=64, description="Channels of the images, 1 for grey; by default the preset's, 3 or 1."),
     ] = None
+    value_range: Annotated[
+        tuple[float, ...],
+        Field(description="Stored values LOW,HIGH that are black and white; by default all of 8 or 16 bits."),
+        AfterValidator(_check_range),
+    ] = ()
     down: Annotated[
         Literal["stride", "pool"], Field(description="Halve by convolutions of stride 2, or by max pooling.")
     ] = "stride"

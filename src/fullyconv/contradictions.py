@@ -61,6 +61,11 @@ def refuse_contradictions(config: "TrainConfig") -> None:
         _refuse_others(config, MAPS_ONLY, f"decoder {config.decoder} needs", "choose the decoder practical")
     if config.decoder == "lecture" and config.stride != 8:
         raise UsageError(f"decoder lecture needs stride 8, got {config.stride}", hint="leave --stride out")
+    usual = config.channels == 3 and not config.value_range
+    if not usual and config.colour_views:
+        raise UsageError("colours are changed of RGB images only", hint="leave --colour-views out")
+    if config.rgb_0_to_1 and config.channels != 3:
+        raise UsageError(f"rgb_0_to_1 is for RGB, got channels {config.channels}", hint="leave --rgb-0-to-1 out")
     _refuse_without_effect(config)
 
 

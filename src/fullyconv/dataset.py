@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fullyconv.array_file import is_item, open_rgb_images
 from fullyconv.class_table import (
     IGNORE_INDEX,
     ClassEntry,
@@ -23,9 +24,10 @@ from fullyconv.class_table import (
 from fullyconv.errors import DataError, UsageError
 from fullyconv.formats import find_samples
 from fullyconv.formats.labels import CLASSES_FILE
-from fullyconv.images import image_size, mask_mode, read_image, read_mask_array, show_path
+from fullyconv.image_form import RGB, ImageForm
+from fullyconv.images import mask_mode, read_mask_array, show_path
 from fullyconv.layout import SPLIT_ORDER, KnownClasses, Layout, Sample, ordered, suffix_counts
-from fullyconv.shapes import Image, Mask
+from fullyconv.shapes import Mask, Pixels
 
 __all__ = ["Dataset", "Sample"]
 
@@ -42,12 +44,14 @@ class Dataset:
         class_table: The classes.
         samples: By split (train, val, test), in natural order of their ids.
         notes: What was assumed, in sentences to print.
+        image_form: How the images are read.
     """
 
     root: Path
     class_table: ClassTable
     samples: tuple[Sample, ...]
     notes: tuple[str, ...] = ()
+    image_form: ImageForm = RGB
 
     @classmethod
     def open(
@@ -57,6 +61,7 @@ class Dataset:
         classes: str | Path | Sequence[str] | None = None,
         ignore: Sequence[int] = (),
         class_table: ClassTable | None = None,
+        image_form: ImageForm = RGB,
     ) -> "Dataset":
         """Find the images and masks of a data set and the classes of its masks.
 
@@ -73,6 +78,7 @@ class Dataset:
                 255; that exception is switched off by giving 255 here.
             class_table: The classes as a model knows them: masks are read with it, and `classes` and `ignore`
                 may not be given.
+            image_form: How the images are read: as RGB, or as so many channels.
 
         Raises:
             DataError: Nothing is found, files cannot be paired, or the classes remain unclear.
@@ -85,6 +91,9 @@ class Dataset:
             raise UsageError("expected either a class table, or classes and values to ignore, got both")
         root = Path(path)
         layout = find_samples(root)
+        if image_form.is_usual:
+            for array in {sample.image.parent for sample in layout.samples if is_item(sample.image)}:
+                open_rgb_images(array)
         if class_table is None:
             folder = root if root.is_dir() else root.parent
             declared = _declared(classes, (folder, layout.folder or folder))
@@ -92,7 +101,10 @@ class Dataset:
         else:
             meaning = f"masks are read with the model's table of {class_table.num_classes} classes"
             layout.notes += _other_names(class_table, _known_entries(layout, root))
-        return cls(root, class_table, layout.samples, _notes(layout, class_table, meaning))
+        notes = _notes(layout, class_table, meaning)
+        if not image_form.is_usual:
+            notes += (f"images are read as {image_form}.",)
+        return cls(root, class_table, layout.samples, notes, image_form)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -165,16 +177,16 @@ class Dataset:
         note = f"{count} of the {len(pool)} training samples are split off as val (seed {seed})."
         return replace(self, samples=ordered(samples), notes=(*self.notes, note))
 
-    def read_image(self, sample: Sample) -> Image:
+    def read_image(self, sample: Sample) -> Pixels:
         """Read the image of a sample.
 
         Returns:
-            H x W x 3 uint8 RGB, upright by its EXIF orientation.
+            H x W x 3 uint8 RGB, or what else `image_form` says; upright by its EXIF orientation.
 
         Raises:
             DataError: The file cannot be read.
         """
-        return read_image(sample.image)
+        return self.image_form.read(sample.image)
 
     def read_target(self, sample: Sample) -> Mask:
         """Read the mask of a sample.
@@ -188,7 +200,7 @@ class Dataset:
         """
         if sample.mask is None:
             raise DataError(f"{show_path(sample.image)}: expected a mask, got an image alone")
-        size = image_size(sample.image)
+        size = self.image_form.size(sample.image)
         values = read_mask_array(sample.mask) if isinstance(sample.mask, Path) else sample.mask.draw(size)
         if values.shape[:2] != size:
             (rows, columns), (height, width) = values.shape[:2], size

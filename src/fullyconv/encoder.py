@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fullyconv.convolve import pack
 from fullyconv.errors import UsageError
+from fullyconv.image_form import RGB, ImageForm
 from fullyconv.shapes import Features, Images
 from fullyconv.sizes import as_fraction, pad_to_multiple, resize_by
 from fullyconv.tiles import Halo
@@ -48,7 +49,7 @@ class InputConvention:
     Attributes:
         mean: Per channel, in units of 0..255, in the network's channel order.
         std: Per channel, in units of 0..255.
-        channel_order: "RGB", "BGR" or, for one channel, "grey" (`to_grey`).
+        channel_order: "RGB", "BGR", "stored" (as they come) or, for one channel, "grey" (`to_grey`).
     """
 
     mean: tuple[float, ...]
@@ -175,8 +176,8 @@ class EncoderNetwork(nn.Module):
         """Compute features at `strides`, finest first, and nothing beyond the last.
 
         Args:
-            images: N x 3 (grey: 1) x H x W float, normalised by `input_convention`; H and W multiples of the last
-                of `strides`.
+            images: N x 3 (or what channels it reads) x H x W float, normalised by `input_convention`; H and W
+                multiples of the last of `strides`.
             strides: Ascending; which taps they stand for says `taps_at`.
 
         Returns:
@@ -231,10 +232,11 @@ class Encoder(nn.Module):
         strides: Which taps to read, as in `EncoderNetwork.taps_at`; all by default.
         scales: Factors by which the image is enlarged before the network. Each gives its own features.
         input_convention: What the network is fed, if not what it declares: such as `RGB_0_TO_1`.
+        image_form: How images come: as RGB, or as so many channels, which the network reads.
 
     Raises:
-        UsageError: The network has no or too few taps at one of the strides; a scale is not in [0.25, 4], comes
-            twice, or is no fraction with a denominator of at most 64.
+        UsageError: The network reads other channels, or has too few taps at one of the strides; a scale is not in
+            [0.25, 4], comes twice, or is no fraction with a denominator of at most 64.
     """
 
     mean: Tensor
@@ -246,15 +248,18 @@ class Encoder(nn.Module):
         strides: Sequence[int] | None = None,
         scales: Sequence[float] = (1.0,),
         input_convention: InputConvention | None = None,
+        image_form: ImageForm = RGB,
     ) -> None:
         super().__init__()
         _check_scales(scales)
+        self.image_form = image_form
         self.network = network
         self.strides = tuple(sorted(strides or (tap.stride for tap in network.taps)))
         self.taps = network.taps_at(self.strides)
         self.scales = tuple(float(scale) for scale in scales)
         self.specs = tuple(FeatureSpec(tap, scale) for scale in self.scales for tap in self.taps)
         self.input_convention = convention = input_convention or network.input_convention
+        _check_channels(network, convention, image_form)
         self.register_buffer("mean", torch.tensor(convention.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(convention.std).view(1, -1, 1, 1), persistent=False)
         self.precision = torch.float32
@@ -295,7 +300,8 @@ class Encoder(nn.Module):
         """Compute the features of images.
 
         Args:
-            images: N x 3 x H x W, uint8 or float, RGB, 0..255, any H and W from 1 up.
+            images: N x 3 x H x W RGB, or of the channels of `image_form`; uint8 or float, 0..255, any H and W
+                from 1 up.
 
         Returns:
             For each of `specs`, in order, N x K x h x w in the encoder's precision, where h is
@@ -332,7 +338,7 @@ class Encoder(nn.Module):
         order = self.input_convention.channel_order
         if order == "BGR":
             images = images.flip(1)
-        elif order == "grey":
+        elif order == "grey" and self.image_form.is_usual:
             images = to_grey(images)
         return (images - self.mean) / self.std
 
@@ -353,6 +359,7 @@ class Encoder(nn.Module):
             "scales": list(self.scales),
             "input_convention": asdict(self.input_convention),
             **({"architecture": dict(self.network.architecture)} if self.network.architecture else {}),
+            **({} if self.image_form.is_usual else {"image_form": self.image_form.to_json()}),
         }
 
     def digest(self) -> str:
@@ -365,6 +372,15 @@ def to_grey(images: Tensor) -> Tensor:
     red, green, blue = images[:, :1], images[:, 1:2], images[:, 2:]
     # Written so that equal channels give exactly their value.
     return green + 0.299 * (red - green) + 0.114 * (blue - green)
+
+
+def _check_channels(network: EncoderNetwork, convention: InputConvention, form: ImageForm) -> None:
+    wanted = len(convention.mean)
+    if form.channels != wanted and not (form.is_usual and convention.channel_order == "grey"):
+        raise UsageError(
+            f"encoder {network.name} reads images of {wanted} channels, got {form.channels}",
+            hint=f"use --channels {wanted}, or another encoder",
+        )
 
 
 def _check_scales(scales: Sequence[float]) -> None:

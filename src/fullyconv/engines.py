@@ -20,9 +20,10 @@ import torch
 from fullyconv.class_table import ClassTable
 from fullyconv.device import choose_precision
 from fullyconv.errors import DataError, ModelFileError, UsageError, show_path
+from fullyconv.image_form import ImageForm
 from fullyconv.memory import available_bytes
 from fullyconv.predict import Predictor
-from fullyconv.shapes import Image, Logits, Size
+from fullyconv.shapes import Logits, Pixels, Size
 from fullyconv.streaming import RowStream
 from fullyconv.tiles import Halo
 
@@ -49,8 +50,8 @@ FORMAT_VERSION = 1
 HELD_SIZES = 9
 """Of images for which OpenVINO keeps a compiled network: as many as the tiles of an image may have."""
 
-Run = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
-"""Turns N x H x W x 3 uint8 RGB images into N x C x h x w logits."""
+Run = Callable[[Pixels], npt.NDArray[np.float32]]
+"""Turns N x H x W x 3 uint8 RGB images (or others: N x H x W x K float32) into N x C x h x w logits."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,7 @@ class ExportedPredictor(Predictor):
         self.facts = facts
         self.device = torch.device("cpu")
         self.class_table = ClassTable.from_json(facts.class_table)
+        self.image_form = ImageForm.from_json(facts.description["encoder"].get("image_form"))
         self.output_stride, self.tile_grid = facts.output_stride, facts.tile_grid
         self.halo = None if facts.halo is None else Halo(*facts.halo)
         self.memory = available_bytes() // 2 if memory is None else memory
@@ -140,7 +142,7 @@ class ExportedPredictor(Predictor):
         """None: only torch works by rows."""
         return None
 
-    def logits(self, pixels: Image) -> Logits:
+    def logits(self, pixels: Pixels) -> Logits:
         """Compute 1 x C x h x w logits at the output stride, of an image or of a window in one piece."""
         return torch.from_numpy(self._run(np.ascontiguousarray(pixels)[None]))
 
@@ -222,7 +224,7 @@ def _onnx_runtime(network: tuple[bytes, ...]) -> tuple[Run, str]:
     session = onnxruntime.InferenceSession(network[0], options, providers=["CPUExecutionProvider"])
     (images,) = session.get_inputs()
 
-    def run(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def run(pixels: Pixels) -> npt.NDArray[np.float32]:
         logits: npt.NDArray[np.float32] = session.run(None, {images.name: pixels})[0]
         return logits
 
@@ -242,7 +244,7 @@ def _openvino(network: tuple[bytes, ...], precision: str) -> tuple[Run, str]:
     }
     compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
-    def run(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def run(pixels: Pixels) -> npt.NDArray[np.float32]:
         # A network for one size is up to half again as fast as one for any size.
         if pixels.shape not in compiled:
             model.reshape({model.input(0).get_any_name(): list(pixels.shape)})

@@ -14,7 +14,7 @@ from fullyconv.images import show_path
 from fullyconv.metrics import ConfusionMatrix, Report
 from fullyconv.predict import Predictor
 from fullyconv.progress import Progress, Silent
-from fullyconv.shapes import Image, Mask
+from fullyconv.shapes import Mask, Pixels
 
 __all__ = ["MaskPredictor", "choose_split", "evaluate", "evaluate_images"]
 
@@ -24,8 +24,8 @@ class MaskPredictor(Protocol):
 
     class_table: ClassTable
 
-    def predict(self, image: Image) -> Mask:
-        """Return the H x W mask of an H x W x 3 uint8 RGB image."""
+    def predict(self, image: Pixels) -> Mask:
+        """Return the H x W mask of an image, of the form in which the data set was opened."""
 
 
 def evaluate(

@@ -18,10 +18,11 @@ from fullyconv.dataset import Dataset
 from fullyconv.engines import EXPORTED_SUFFIXES, FACTS, ExportedPredictor, Facts, start, write_bundle
 from fullyconv.errors import FullyConvError, UsageError
 from fullyconv.evaluate import evaluate
+from fullyconv.image_form import ImageForm
 from fullyconv.onnx_model import onnx_model
 from fullyconv.predict import Predictor
 from fullyconv.progress import Progress, Silent
-from fullyconv.shapes import Image
+from fullyconv.shapes import Pixels
 from fullyconv.synthetic import draw_sample
 from fullyconv.upsample import predict_mask
 
@@ -122,7 +123,7 @@ def export_model(
             network = _quantized(network, kind, _spread(calibration, CALIBRATED_ON))
             facts = replace(facts, precision="int8")
         exported = ExportedPredictor(start(network, kind, "float32")[0], facts)
-        images = _drawn() if held_back is None else _spread(held_back, COMPARED_ON)
+        images = _drawn(predictor.image_form) if held_back is None else _spread(held_back, COMPARED_ON)
         found = compare(predictor, exported, images)
         if int8 and held_back is not None:
             before = evaluate(predictor, held_back, progress=progress).mean_iou
@@ -165,7 +166,7 @@ def converted(predictor: Predictor, engine: str) -> tuple[tuple[bytes, ...], Fac
     return _openvino_bytes(openvino, openvino.Core().read_model(network)), facts
 
 
-def compare(predictor: Predictor, other: Predictor, images: Iterable[Image]) -> Comparison:
+def compare(predictor: Predictor, other: Predictor, images: Iterable[Pixels]) -> Comparison:
     """Compare the predictions of two predictors of one model, image by image."""
     count = pixels = same = 0
     largest = 0.0
@@ -190,18 +191,19 @@ def _parts(data: Dataset) -> tuple[Dataset, Dataset]:
     return drawn.split("train"), drawn.split("val")
 
 
-def _spread(data: Dataset, most: int) -> list[Image]:
+def _spread(data: Dataset, most: int) -> list[Pixels]:
     """Images of a data set, as many as wanted, evenly from its beginning to its end."""
     places = np.unique(np.linspace(0, len(data) - 1, min(most, len(data))).round().astype(int))
     return [data.read_image(data[int(place)]) for place in places]
 
 
-def _drawn() -> Iterator[Image]:
+def _drawn(form: ImageForm) -> Iterator[Pixels]:
     for seed, size in enumerate(SIZES):
-        yield draw_sample((256, 256), seed)[0][: size[0], : size[1]]
+        image = draw_sample((256, 256), seed)[0][: size[0], : size[1]]
+        yield image if form.is_usual else np.resize(image, (*size, form.channels)).astype(np.float32)
 
 
-def _quantized(network: tuple[bytes, ...], kind: str, images: Sequence[Image]) -> tuple[bytes, ...]:
+def _quantized(network: tuple[bytes, ...], kind: str, images: Sequence[Pixels]) -> tuple[bytes, ...]:
     """Compute with 8 bits (Jacob et al. 2018): per channel for weights, ranges by `images` for maps."""
     nncf = _library("nncf", "openvino")
     library = _library(kind, kind)

@@ -24,7 +24,7 @@ from fullyconv.errors import DataError
 from fullyconv.feature_cache import FeatureCache, entry_key, to_half
 from fullyconv.images import show_path
 from fullyconv.regions import Drawn
-from fullyconv.shapes import Features, Image, Mask, Points, Size
+from fullyconv.shapes import Features, Mask, Pixels, Points, Size
 from fullyconv.sizes import padded_size
 from fullyconv.transforms import PLAIN, View
 
@@ -168,8 +168,8 @@ class FeatureReader:
         """Return the target of a view: H x W uint8 class indices, 255 ignored."""
         return view.apply_mask(self.dataset.read_target(sample))
 
-    def image(self, sample: Sample, view: View = PLAIN) -> Image:
-        """Return the view of a sample's image: H x W x 3 uint8."""
+    def image(self, sample: Sample, view: View = PLAIN) -> Pixels:
+        """Return the view of a sample's image, in the data set's form."""
         image = self.dataset.read_image(sample)
         if view == PLAIN:
             return image

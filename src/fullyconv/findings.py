@@ -20,6 +20,7 @@ from fullyconv.check import DataSummary, summarise
 from fullyconv.class_table import IGNORE_INDEX
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.errors import DataError
+from fullyconv.image_form import shown
 from fullyconv.images import opened, orientation, show_path
 from fullyconv.layout import some
 from fullyconv.progress import Progress, Silent
@@ -169,16 +170,17 @@ def examine(dataset: Dataset, *, progress: Progress | None = None) -> Examinatio
 
 
 def _look(dataset: Dataset, sample: Sample) -> _Facts | DataError:
+    usual = dataset.image_form.is_usual
     try:
         image, target = dataset.read_image(sample), dataset.read_target(sample)
-        turned, highest = (False, None) if is_item(sample.image) else _header(sample)
+        turned, highest = (False, None) if is_item(sample.image) or not usual else _header(sample)
     except DataError as error:
         return error
     counts = np.bincount(target.ravel(), minlength=256).astype(np.int64)
     widths = class_widths(target, dataset.class_table.num_classes)
     size = (target.shape[0], target.shape[1])
     digest = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
-    return _Facts(size, counts, widths, _fingerprint(image), digest, turned, highest)
+    return _Facts(size, counts, widths, _fingerprint(shown(image)), digest, turned, highest)
 
 
 def _header(sample: Sample) -> tuple[bool, int | None]:
@@ -252,12 +254,13 @@ def _of_files(facts_of: dict[Sample, _Facts], dataset: Dataset) -> Iterator[Find
     deep = {sample: facts.highest for sample, facts in facts_of.items() if facts.highest is not None}
     dark = [show_path(sample.image.name) for sample, highest in deep.items() if 0 < highest < 16384]
     if dark:
+        highest = max(deep.values())
         yield Finding(
             "warning",
             "dark-16-bit",
-            f"{len(dark)} images with 16 bits use less than a quarter of the range (highest value "
-            f"{max(highest for highest in deep.values())}): 0..65535 becomes 0..255, and they turn nearly black. "
-            "Stretch all of them by one factor",
+            f"{len(dark)} images with 16 bits use less than a quarter of the range (highest value {highest}): "
+            "0..65535 becomes 0..255, and they turn nearly black. "
+            f"Train with --channels 1 --value-range 0,{highest}",
             tuple(dark),
         )
     empty = [show_path(s.image.name) for s, facts in facts_of.items() if not facts.counts[:IGNORE_INDEX].sum()]

@@ -29,6 +29,7 @@ __all__ = [
     "mask_mode",
     "opened",
     "orientation",
+    "raw_mode",
     "read_image",
     "read_mask_array",
     "show_path",
@@ -167,8 +168,7 @@ def read_mask_array(path: str | Path) -> npt.NDArray[np.uint8]:
         return read_mask_item(path)
     with opened(path) as image:
         _refuse_lossy(image, show_path(path))
-        raw_mode = _raw_mode(image)
-        values = _stored_values(image, raw_mode, show_path(path))
+        values = _stored_values(image, raw_mode(image), show_path(path))
         return upright(image, values)
 
 
@@ -197,11 +197,11 @@ def _refuse_lossy(image: PillowImage.Image, where: str) -> None:
         )
 
 
-def _stored_values(image: PillowImage.Image, raw_mode: str, where: str) -> npt.NDArray[np.uint8]:
+def _stored_values(image: PillowImage.Image, raw: str, where: str) -> npt.NDArray[np.uint8]:
     mode = image.mode
-    if raw_mode.endswith("I") and mode in ("1", "L"):
+    if raw.endswith("I") and mode in ("1", "L"):
         raise DataError(f"{where}: mask values are stored inverted (white is zero)", hint="save the mask as PNG")
-    if "16" in raw_mode and mode in ("RGB", "RGBA", "LA"):
+    if "16" in raw and mode in ("RGB", "RGBA", "LA"):
         raise DataError(
             f"{where}: expected a mask in 8-bit colours, got 16 bits", hint="save the mask as 8-bit PNG"
         )
@@ -221,7 +221,7 @@ def _stored_values(image: PillowImage.Image, raw_mode: str, where: str) -> npt.N
             hint="save the mask as 8-bit PNG",
         )
     # Pillow stretches grey of two and four bits to 0..255.
-    scale = {"L;2": 85, "L;4": 17}.get(raw_mode, 1) if mode == "L" else 1
+    scale = {"L;2": 85, "L;4": 17}.get(raw, 1) if mode == "L" else 1
     return values.astype(np.uint8) // np.uint8(scale)
 
 
@@ -296,7 +296,7 @@ def upright(image: PillowImage.Image, array: npt.NDArray[np.uint8]) -> npt.NDArr
     return array if turn is None else np.ascontiguousarray(turn(array))
 
 
-def _raw_mode(image: PillowImage.Image) -> str:
+def raw_mode(image: PillowImage.Image) -> str:
     """How the pixels lie in the file, in Pillow's words, such as "L;4"; known until they are loaded."""
     tile = getattr(image, "tile", None)
     args = tile[0].args if tile else ""

@@ -19,11 +19,12 @@ from fullyconv.encoder import RGB_0_TO_1, Encoder
 from fullyconv.encoders import bare_network, build_network, is_cae, open_cae
 from fullyconv.encoders.cae import CAE
 from fullyconv.errors import UsageError
+from fullyconv.image_form import RGB, ImageForm
 from fullyconv.shapes import Features, Images, Logits, Size
 from fullyconv.tiles import Halo
 from fullyconv.upsample import upsample_logits
 
-__all__ = ["FCN", "build_model", "describe"]
+__all__ = ["FCN", "build_model", "describe", "image_form_of"]
 
 
 class FCN(nn.Module):
@@ -60,6 +61,7 @@ class FCN(nn.Module):
         stride: int | None = None,
         scales: Sequence[float] = (1.0,),
         rgb_0_to_1: bool = False,
+        image_form: ImageForm = RGB,
         **decoder_options: Any,
     ) -> "FCN":
         """Put an untrained model together from names.
@@ -73,6 +75,7 @@ class FCN(nn.Module):
                 (`fullyconv.decoders.needed_strides`).
             scales: Scales of the image at which features are read.
             rgb_0_to_1: Feed the encoder RGB 0..1 and nothing else, whatever it was trained on.
+            image_form: How images come: as RGB, or as so many channels.
             decoder_options: Options of the decoder, such as `hidden` and `dropout` of the practical one.
 
         Raises:
@@ -84,16 +87,19 @@ class FCN(nn.Module):
         if is_cae(encoder) and decoder == CAEDecoder.name:
             if decoder_options or tuple(scales) != (1.0,):
                 raise UsageError("the form of decoder cae is its autoencoder's: it takes no options and no scales")
-            return cls.from_cae(open_cae(encoder, encoder_weights), class_table, stride=stride)
-        network = build_network(encoder, encoder_weights)
+            cae = open_cae(encoder, encoder_weights)
+            return cls.from_cae(cae, class_table, stride=stride, image_form=image_form)
+        network = build_network(encoder, encoder_weights, image_form.channels)
         auxiliary = bool(decoder_options.get("auxiliary"))
         strides = needed_strides(decoder, network.taps, stride, auxiliary=auxiliary)
-        fixed = Encoder(network, strides, scales, RGB_0_TO_1 if rgb_0_to_1 else None)
+        fixed = Encoder(network, strides, scales, RGB_0_TO_1 if rgb_0_to_1 else None, image_form)
         trained = build_decoder(decoder, fixed.specs, class_table.num_classes, **decoder_options)
         return cls(fixed, trained, class_table)
 
     @classmethod
-    def from_cae(cls, cae: CAE, classes: ClassTable | int, *, stride: int | None = None) -> "FCN":
+    def from_cae(
+        cls, cae: CAE, classes: ClassTable | int, *, stride: int | None = None, image_form: ImageForm = RGB
+    ) -> "FCN":
         """Turn an autoencoder into an FCN: classes in place of pixels, and skips.
 
         The downsampling path is kept, fixed: its `down.*` become `encoder.network.*`. The upsampling path starts
@@ -101,22 +107,20 @@ class FCN(nn.Module):
         channel a class. Tensors are copied: the autoencoder stays what it is.
 
         Args:
-            cae: A trained autoencoder of grey or RGB images.
+            cae: A trained autoencoder.
             classes: The classes to tell apart, or how many.
             stride: The finest stride whose features are added as a skip, at least 2; its coarsest one for none. By
                 default 4, or the coarsest where that is finer.
+            image_form: How images come; of as many channels as the autoencoder reads, or RGB for grey.
 
         Raises:
             UsageError: A stride that the autoencoder does not have, or images of another number of channels.
         """
-        if cae.architecture.channels not in (1, 3):
-            raise UsageError(
-                f"an FCN reads grey or RGB images, this autoencoder reads {cae.architecture.channels} channels"
-            )
         table = ClassTable.from_values(range(classes)) if isinstance(classes, int) else classes
         coarsest = cae.down.taps[-1].stride
         finest = min(DEFAULT_STRIDES[CAEDecoder.name], coarsest) if stride is None else stride
-        fixed = Encoder(copy.deepcopy(cae.down), needed_strides(CAEDecoder.name, cae.down.taps, finest))
+        strides = needed_strides(CAEDecoder.name, cae.down.taps, finest)
+        fixed = Encoder(copy.deepcopy(cae.down), strides, image_form=image_form)
         widths = [tap.channels for tap in cae.down.taps if tap.stride < finest][::-1]
         trained = CAEDecoder(fixed.specs, table.num_classes, kernel=cae.architecture.kernel, widths=widths)
         trained.take_over(cae)
@@ -126,14 +130,15 @@ class FCN(nn.Module):
     def from_description(cls, description: Mapping[str, Any]) -> "FCN":
         """Build a model of the described form, its weights not yet filled in. The inverse of `description`."""
         encoder, decoder = description["encoder"], dict(description["decoder"])
-        network = bare_network(encoder["name"], encoder.get("architecture"))
+        form = ImageForm.from_json(encoder.get("image_form"))
+        network = bare_network(encoder["name"], encoder.get("architecture"), form.channels)
         network.weights_source = encoder["weights_source"]
         # Any other convention is the network's own, or `load_model` refuses it.
         described, lectures = (
             json.dumps(values, sort_keys=True) for values in (encoder["input_convention"], asdict(RGB_0_TO_1))
         )
         convention = RGB_0_TO_1 if described == lectures else None
-        fixed = Encoder(network, encoder["strides"], encoder["scales"], convention)
+        fixed = Encoder(network, encoder["strides"], encoder["scales"], convention, form)
         table = ClassTable.from_json(description["class_table"])
         trained = build_decoder(decoder.pop("name"), fixed.specs, table.num_classes, **decoder)
         return cls(fixed, trained, table, description["training"])
@@ -178,7 +183,8 @@ class FCN(nn.Module):
         """Compute logits at every pixel.
 
         Args:
-            images: N x 3 x H x W, uint8 or float, RGB, 0..255; any H and W from 1 up.
+            images: N x 3 x H x W RGB, or of the channels of the encoder's `image_form`; uint8 or float, 0..255;
+                any H and W from 1 up.
 
         Returns:
             N x C x H x W float.
@@ -224,8 +230,15 @@ def build_model(config: TrainConfig, class_table: ClassTable) -> FCN:
         stride=config.stride,
         scales=config.scales,
         rgb_0_to_1=config.rgb_0_to_1,
+        image_form=image_form_of(config),
         **options[config.decoder](),
     )
+
+
+def image_form_of(config: TrainConfig) -> ImageForm:
+    """How images are read by some settings."""
+    span = config.value_range
+    return ImageForm(config.channels, (span[0], span[1]) if span else None)
 
 
 def describe(description: Mapping[str, Any]) -> str:
@@ -243,6 +256,7 @@ def describe(description: Mapping[str, Any]) -> str:
         f"classes          {classes}",
         f"ignored values   {', '.join(map(str, table['ignored'])) or 'none'} (and 255)",
         f"encoder (fixed)  {encoder['name']}, weights: {encoder['weights_source']} ({encoder['weights_licence']})",
+        f"images           {ImageForm.from_json(encoder.get('image_form'))}",
         f"features         image scales {scales}; receptive fields: {fields}",
         f"decoder          {decoder['name']}: {settings}",
         f"output stride    {description['output_stride']}",

@@ -141,7 +141,7 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     _check_form(description, {**_PARTS, "format_version": int, "digest": str}, where)
     encoder, decoder = description["encoder"], description["decoder"]
     # An autoencoder's encoder has many forms under one name, and says which.
-    form = {**_ENCODER, "architecture": dict} if "architecture" in encoder else _ENCODER
+    form = _ENCODER | {name: dict for name in ("architecture", "image_form") if name in encoder}
     _check_form(encoder, form, f"{where}: encoder")
     _check_form({"name": decoder.get("name")}, {"name": str}, f"{where}: decoder")
     for name, value in [*encoder.items(), *decoder.items()]:

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fullyconv.errors import UsageError
+from fullyconv.image_form import ImageForm
 
 __all__ = ["OPSET", "OnnxGraph"]
 
@@ -210,13 +211,14 @@ class OnnxGraph:
     ) -> str:
         return self.op(kind, maps, kernel_shape=kernel, strides=stride or kernel, pads=[*padding, *padding])
 
-    def model(self, images: str, logits: str, classes: int, metadata: dict[str, str]) -> Any:
-        """Finish: one input N x H x W x 3 uint8, one output N x classes x h x w float32."""
+    def model(self, images: str, logits: str, form: ImageForm, classes: int, metadata: dict[str, str]) -> Any:
+        """Finish: one input N x H x W x channels of a form, one output N x classes x h x w float32."""
         helper, kinds = self._onnx.helper, self._onnx.TensorProto
+        kind = kinds.UINT8 if form.is_usual else kinds.FLOAT
         graph = helper.make_graph(
             self.nodes,
             "fullyconv",
-            [helper.make_tensor_value_info(images, kinds.UINT8, ["batch", "height", "width", 3])],
+            [helper.make_tensor_value_info(images, kind, ["batch", "height", "width", form.channels])],
             [helper.make_tensor_value_info(logits, kinds.FLOAT, ["batch", classes, "rows", "columns"])],
             self.constants,
         )

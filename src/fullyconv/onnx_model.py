@@ -54,8 +54,9 @@ def onnx_model(onnx: Any, model: FCN, metadata: Mapping[str, str]) -> Any:
         metadata: Travels in the file.
 
     Returns:
-        An `onnx.ModelProto`: `IMAGES`, uint8 RGB N x H x W x 3, in; `LOGITS`, float32 N x C x h x w, out, for any
-        N, H and W from 1 up. The logits may cover more than those of the model, which cuts them to the image.
+        An `onnx.ModelProto`: `IMAGES`, uint8 RGB N x H x W x 3 (or of another form, float32), in; `LOGITS`,
+        float32 N x C x h x w, out, for any N, H and W from 1 up. The logits may cover more than those of the
+        model, which cuts them to the image.
 
     Raises:
         UsageError: A network that cannot be exported.
@@ -69,7 +70,7 @@ def onnx_model(onnx: Any, model: FCN, metadata: Mapping[str, str]) -> Any:
         maps[stage.name] = _stage(graph, stage, decoder, maps, sides)
     graph.op("Identity", maps[stage.name].name)
     graph.nodes[-1].output[0] = LOGITS
-    return graph.model(IMAGES, LOGITS, model.class_table.num_classes, dict(metadata))
+    return graph.model(IMAGES, LOGITS, model.encoder.image_form, model.class_table.num_classes, dict(metadata))
 
 
 def _features(graph: OnnxGraph, encoder: Encoder) -> dict[str, _Map]:
@@ -104,7 +105,7 @@ def _normalised(graph: OnnxGraph, encoder: Encoder, maps: str) -> str:
     order = encoder.input_convention.channel_order
     if order == "BGR":
         maps = graph.op("Gather", maps, graph.constant(np.array([2, 1, 0])), axis=1)
-    elif order == "grey":
+    elif order == "grey" and encoder.image_form.is_usual:
         red, green, blue = (graph.op("Gather", maps, graph.integer(channel), axis=1) for channel in range(3))
         maps = green
         for weight, color in ((0.299, red), (0.114, blue)):

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from fullyconv.device import choose_device, choose_precision
 from fullyconv.errors import UsageError
-from fullyconv.images import read_image, to_rgb
+from fullyconv.images import to_rgb
 from fullyconv.memory import available_bytes, peak_bytes, shown_bytes
 from fullyconv.model import FCN
 from fullyconv.model_file import load_model
 from fullyconv.row_rules import NotStreamableError
-from fullyconv.shapes import Image, Images, Logits, Mask, Size
+from fullyconv.shapes import Images, Logits, Mask, Pixels, Size
 from fullyconv.sizes import padded_size
+from fullyconv.stored import pillow_values
 from fullyconv.streaming import RowStream
 from fullyconv.tiles import Box, Halo, Tile, cut, largest_sides, overlapping
 from fullyconv.upsample import predict_confidence, predict_mask, upsample_logits
@@ -49,8 +50,8 @@ DEVICE_FACTOR = 16
 PROBED_SIDE = 256
 """Of the window on which the memory is measured."""
 
-Read = Callable[[Box], Image]
-"""Gives the H x W x 3 uint8 RGB pixels of a part of an image."""
+Read = Callable[[Box], Pixels]
+"""Gives the pixels of a part of an image, in the form that the model reads."""
 
 
 class Predictor:
@@ -89,6 +90,7 @@ class Predictor:
         self.class_table = self.model.class_table
         self.halo = self.model.halo
         self.tile_grid = self.model.tile_grid
+        self.image_form = self.model.encoder.image_form
         self.output_stride = self.model.decoder.output_stride
         self.memory = available_bytes() // 2 if memory is None else memory
         self.tile = tile
@@ -99,11 +101,11 @@ class Predictor:
         """What is known of the model's training."""
         return self.model.training_record
 
-    def predict(self, image: str | Path | PillowImage.Image | Image) -> Mask:
+    def predict(self, image: str | Path | PillowImage.Image | Pixels) -> Mask:
         """Predict the class of every pixel.
 
         Args:
-            image: A path, a PIL image, or an H x W x 3 uint8 RGB array.
+            image: A path, a PIL image, or an array: H x W x 3 uint8 RGB, or what `image_form.read` gives.
 
         Returns:
             H x W uint8 class indices.
@@ -111,15 +113,15 @@ class Predictor:
         Raises:
             UsageError: Not even the smallest tile fits into the memory that is allowed.
         """
-        pixels = as_rgb(image)
+        pixels = self.pixels_of(image)
         mask = np.empty(pixels.shape[:2], np.uint8)
         for area, part in self.mask_parts(pixels.shape[:2], lambda box: pixels[box.slices]):
             mask[area.slices] = part
         return mask
 
-    def probabilities(self, image: str | Path | PillowImage.Image | Image) -> npt.NDArray[np.float32]:
+    def probabilities(self, image: str | Path | PillowImage.Image | Pixels) -> npt.NDArray[np.float32]:
         """Predict the probability of every class at every pixel: C x H x W float32, sums of 1 over C."""
-        pixels = as_rgb(image)
+        pixels = self.pixels_of(image)
         size = pixels.shape[:2]
         probabilities = np.empty((self.class_table.num_classes, *size), np.float32)
         for area, logits, inner in self._logit_parts(size, lambda box: pixels[box.slices]):
@@ -148,14 +150,14 @@ class Predictor:
             yield area, mask[inner.slices].cpu().numpy()
 
     def predict_with_confidence(
-        self, image: str | Path | PillowImage.Image | Image
+        self, image: str | Path | PillowImage.Image | Pixels
     ) -> tuple[Mask, npt.NDArray[np.float32]]:
         """Predict the class of every pixel, and its probability.
 
         Returns:
             H x W uint8 class indices; H x W float32, what `probabilities` says of these classes.
         """
-        pixels = as_rgb(image)
+        pixels = self.pixels_of(image)
         mask = np.empty(pixels.shape[:2], np.uint8)
         confidence = np.empty(pixels.shape[:2], np.float32)
         for area, classes, values in self.confidence_parts(pixels.shape[:2], lambda box: pixels[box.slices]):
@@ -169,7 +171,7 @@ class Predictor:
             mask, confidence = predict_mask(logits, *form)[0], predict_confidence(logits, *form)[0]
             yield area, mask[inner.slices].cpu().numpy(), confidence[inner.slices].cpu().numpy()
 
-    def predict_tile(self, window: Image, tile: Tile) -> Mask:
+    def predict_tile(self, window: Pixels, tile: Tile) -> Mask:
         """Predict the mask of a tile's area from the pixels of its window."""
         logits, inner = self._around(self.logits(window), tile.area.within(tile.window))
         mask = predict_mask(logits, self.output_stride, (inner.bottom, inner.right))[0]
@@ -196,7 +198,7 @@ class Predictor:
         weights = [self.model.encoder.working_network(), *self.model.decoder.state_dict(keep_vars=True).values()]
         state = (size, [(id(held), getattr(held, "_version", 0)) for held in weights])
         if self._streamed is None or self._streamed[0] != state:
-            image = torch.empty((1, 3, 1, 1), dtype=torch.uint8, device=self.device).expand(1, 3, *size)
+            image = self._images(self._blank((1, 1))).expand(-1, -1, *size)
             try:
                 self._streamed = state, RowStream(lambda images: self._logits(images), image)
             except NotStreamableError:
@@ -297,8 +299,33 @@ class Predictor:
     def bytes_per_pixel(self) -> float:
         """Memory that features and logits take for each pixel of a window, measured on a small one."""
         side = padded_size((PROBED_SIDE, PROBED_SIDE), self.tile_grid)[0]
-        window = np.zeros((side, side, 3), np.uint8)
+        window = self._blank((side, side))
         return peak_bytes(lambda: self.logits(window)) / side**2
+
+    def _blank(self, size: Size) -> Pixels:
+        return np.zeros((*size, self.image_form.channels), np.uint8 if self.image_form.is_usual else np.float32)
+
+    def pixels_of(self, image: str | Path | PillowImage.Image | Pixels) -> Pixels:
+        """Return an image given as a path, a PIL image or an array in the form that the model reads.
+
+        Raises:
+            UsageError: An array of another shape or dtype.
+            DataError: An image of another form.
+        """
+        form = self.image_form
+        if isinstance(image, str | Path):
+            return form.read(image)
+        if isinstance(image, PillowImage.Image):
+            return to_rgb(image) if form.is_usual else form.scaled(pillow_values(image))
+        dtype = np.uint8 if form.is_usual else np.float32
+        if image.ndim != 3 or image.shape[2] != form.channels or image.dtype != dtype or 0 in image.shape:
+            wanted, way = "3 uint8 RGB", "scale to 0..255 and convert with .astype('uint8')"
+            if not form.is_usual:
+                wanted = f"{form.channels} float32 in 0..255"
+                way = "turn stored values into that with Predictor.image_form.scaled"
+            got = f"{' x '.join(map(str, image.shape))} {image.dtype}"
+            raise UsageError(f"an image array has to be H x W x {wanted}, got {got}", hint=way)
+        return image
 
     def _around(self, logits: Logits, area: Box) -> tuple[Logits, Box]:
         """Keep the logits that an area is interpolated from, and say where it lies in what they cover."""
@@ -309,15 +336,15 @@ class Predictor:
         return logits[..., top:bottom, left:right], area.within(origin)
 
     @torch.no_grad()
-    def logits(self, pixels: Image) -> Logits:
+    def logits(self, pixels: Pixels) -> Logits:
         """Compute 1 x C x h x w logits at the output stride, of an image or of a window in one piece."""
         return self._logits(self._images(pixels))
 
     def _logits(self, images: Images) -> Logits:
         return self.model.logits(self.model.features(images), (images.shape[-2], images.shape[-1]))
 
-    def _images(self, pixels: Image) -> Images:
-        """Put H x W x 3 pixels where the model is, as 1 x 3 x H x W."""
+    def _images(self, pixels: Pixels) -> Images:
+        """Put H x W x K pixels where the model is, as 1 x K x H x W."""
         return torch.from_numpy(pixels.copy()).to(self.device).permute(2, 0, 1)[None]
 
 
@@ -325,21 +352,3 @@ def _ramp(count: int) -> Tensor:
     """Weights that rise to the middle of so many cells and fall again."""
     cells = torch.arange(count)
     return torch.minimum(cells, count - 1 - cells).float() + 1
-
-
-def as_rgb(image: str | Path | PillowImage.Image | Image) -> Image:
-    """Return an image given as a path, a PIL image or an array as an H x W x 3 uint8 RGB array.
-
-    Raises:
-        UsageError: An array of another shape or dtype.
-    """
-    if isinstance(image, str | Path):
-        return read_image(Path(image))
-    if isinstance(image, PillowImage.Image):
-        return to_rgb(image)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise UsageError(
-            f"an image array has to be H x W x 3 uint8 RGB, got {' x '.join(map(str, image.shape))} {image.dtype}",
-            hint="scale to 0..255 and convert with .astype('uint8')",
-        )
-    return image

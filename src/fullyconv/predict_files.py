@@ -18,14 +18,15 @@ from fullyconv.array_file import is_item
 from fullyconv.atomic import atomic_path, remove_stale_temporaries
 from fullyconv.class_table import ClassTable
 from fullyconv.errors import UsageError, show_path
-from fullyconv.images import read_image, verify_image, write_image, write_mask
+from fullyconv.image_form import shown
+from fullyconv.images import write_image, write_mask
 from fullyconv.lecture import FIGURES, lecture_figures
 from fullyconv.memory import available_bytes, shown_bytes
 from fullyconv.pictures import overlay as draw_overlay
 from fullyconv.pictures import save_picture, with_legend
 from fullyconv.predict import Predictor
 from fullyconv.progress import Progress, Silent
-from fullyconv.shapes import Image, Mask
+from fullyconv.shapes import Image, Mask, Pixels
 from fullyconv.sources import open_image, read_header
 from fullyconv.sources.reduced import Reduced
 from fullyconv.tiles import Box
@@ -125,8 +126,8 @@ def _predict_all(
     """Predict one image after the other; while one is computed, the next is read and the one before is written."""
     names = list(images)
 
-    def read(name: str) -> Image | None:
-        return None if by_parts[name] else read_image(images[name])
+    def read(name: str) -> Pixels | None:
+        return None if by_parts[name] else predictor.image_form.read(images[name])
 
     with (
         progress.track("predicting", len(images)) as step,
@@ -156,7 +157,7 @@ def _check(
     predictor: Predictor, images: Mapping[str, Path], out: Path, outputs: _Outputs, progress: Progress
 ) -> dict[str, bool]:
     """Refuse what cannot go well before anything is written; say of each image whether it is read by parts."""
-    headers = {name: read_header(path) for name, path in images.items()}
+    headers = {name: read_header(path, predictor.image_form) for name, path in images.items()}
     by_parts = {
         name: header.place_kept or (math.prod(header.size) > LARGE and not is_item(images[name]))
         for name, header in headers.items()
@@ -187,11 +188,11 @@ def _check(
         )
     for name, path in images.items():
         if not by_parts[name]:
-            verify_image(path)
+            predictor.image_form.verify(path)
     return by_parts
 
 
-def _predict(predictor: Predictor, image: Image, outputs: _Outputs) -> _Prediction:
+def _predict(predictor: Predictor, image: Pixels, outputs: _Outputs) -> _Prediction:
     probabilities = predictor.probabilities(image).astype(np.float16) if outputs.probabilities else None
     if outputs.confidence:
         mask, confidence = predictor.predict_with_confidence(image)
@@ -199,15 +200,15 @@ def _predict(predictor: Predictor, image: Image, outputs: _Outputs) -> _Predicti
     return _Prediction(predictor.predict(image), None, probabilities)
 
 
-def _write(base: Path, image: Image, found: _Prediction, table: ClassTable, outputs: _Outputs) -> None:
+def _write(base: Path, image: Pixels, found: _Prediction, table: ClassTable, outputs: _Outputs) -> None:
     """Write what is known of an image to files whose names begin with `base`."""
     base.parent.mkdir(parents=True, exist_ok=True)
     write_mask(_named(base, ".png"), table.encode(found.mask), _palette(table))
     if found.confidence is not None:
         write_mask(_named(base, "_confidence.png"), _in_bytes(found.confidence), GREYS)
     if outputs.overlay:
-        _write_overlay(base, image, found.mask, table)
-    _write_arrays(base, image, found, table, outputs)
+        _write_overlay(base, shown(image), found.mask, table)
+    _write_arrays(base, shown(image), found, table, outputs)
 
 
 def _write_arrays(base: Path, image: Image, found: _Prediction, table: ClassTable, outputs: _Outputs) -> None:
@@ -226,14 +227,14 @@ def _predict_by_parts(
     """Predict an image while it is read and its mask is written."""
     table = predictor.class_table
     base.parent.mkdir(parents=True, exist_ok=True)
-    with open_image(path) as source, tempfile.TemporaryFile(dir=base.parent) as spool:
+    with open_image(path, predictor.image_form) as source, tempfile.TemporaryFile(dir=base.parent) as spool:
         look = Reduced(source.size) if outputs.overlay else None
         whole = np.empty(source.size, np.uint8) if vectors is not None else None
 
-        def read(box: Box) -> Image:
+        def read(box: Box) -> Pixels:
             pixels = source.read(box)
             if look is not None:
-                look.add_image(box, pixels)
+                look.add_image(box, shown(pixels))
             return pixels
 
         def parts() -> Iterator[tuple[Box, Mask]]:
@@ -257,7 +258,7 @@ def _predict_by_parts(
         if outputs.probabilities or outputs.lecture:
             image = source.read(Box(0, 0, *source.size))
             found = _predict(predictor, image, replace(outputs, confidence=False))
-            _write_arrays(base, image, found, table, outputs)
+            _write_arrays(base, shown(image), found, table, outputs)
         source.write_mask(_named(base, source.mask_suffix), parts(), _palette(table))
         if look is not None:
             _write_overlay(base, look.image, look.mask, table)

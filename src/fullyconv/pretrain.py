@@ -29,7 +29,7 @@ from fullyconv.encoder import to_grey
 from fullyconv.encoders.cae import CAE, PRESETS, save_cae
 from fullyconv.errors import DataError, TrainingError, UsageError
 from fullyconv.image_files import find_images
-from fullyconv.images import read_image, verify_image
+from fullyconv.image_form import RGB, ImageForm
 from fullyconv.pictures import reconstruction_panel, save_picture
 from fullyconv.progress import Progress, Silent, duration
 from fullyconv.run_folder import RunFolder
@@ -48,7 +48,7 @@ START = 2**22
 WHOLE = 1024
 """Of larger images the central part of this side is measured at the end and shown."""
 
-_Array = npt.NDArray[np.uint8]
+_Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -168,8 +168,9 @@ def _split(pictures: Sequence[_Picture], config: PretrainConfig) -> dict[str, li
 class _Reader:
     """Reads images with the autoencoder's number of channels, and holds what fits in memory."""
 
-    def __init__(self, channels: int) -> None:
-        self.channels = channels
+    def __init__(self, form: ImageForm) -> None:
+        self.form, self.channels = form, form.channels
+        self._from_rgb = form.value_range is None and form.channels in (1, 3)
         self._held: dict[str, Tensor] = {}
         self._held_bytes = 0
 
@@ -180,23 +181,20 @@ class _Reader:
 
     def _size(self, picture: _Picture) -> Size:
         if isinstance(picture.source, Path):
-            if self.channels not in (1, 3):
-                raise UsageError(
-                    f"image files are read as grey or RGB, got {self.channels} channels",
-                    hint="use --channels 1 or 3, or give arrays from Python",
-                )
-            return verify_image(picture.source)
+            return (RGB if self._from_rgb else self.form).verify(picture.source)
         height, width, channels = picture.source.shape
         if channels != self.channels:
             raise UsageError(f"expected images of {self.channels} channels, {picture.id} has {channels}")
         return height, width
 
     def read(self, picture: _Picture) -> Tensor:
-        """Return an image, channels x H x W uint8."""
+        """Return an image, channels x H x W, 0..255: uint8, or float32 of a form other than grey and RGB."""
         if (held := self._held.get(picture.id)) is not None:
             return held
-        pixels = _to_tensor(read_image(picture.source) if isinstance(picture.source, Path) else picture.source)
-        if isinstance(picture.source, Path) and self.channels == 1:
+        file = isinstance(picture.source, Path)
+        form = RGB if self._from_rgb else self.form
+        pixels = _to_tensor(form.read(picture.source) if isinstance(picture.source, Path) else picture.source)
+        if file and self._from_rgb and self.channels == 1:
             pixels = to_grey(pixels[None].float())[0].round().byte()
         if self._held_bytes + pixels.nbytes <= MEMORY:
             self._held[picture.id] = pixels
@@ -212,7 +210,8 @@ class _Session:
         self.device = choose_device(config.device)
         preset = PRESETS[config.preset]
         architecture = replace(preset, channels=config.channels or preset.channels, down=config.down)
-        self.reader = _Reader(architecture.channels)
+        span = config.value_range
+        self.reader = _Reader(ImageForm(architecture.channels, (span[0], span[1]) if span else None))
         sizes = self.reader.sizes([*splits["train"], *splits["val"]])
         tallest, widest = (max(size[axis] for size in sizes) for axis in (0, 1))
         self.crop = min(config.crop, tallest), min(config.crop, widest)

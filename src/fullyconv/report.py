@@ -17,12 +17,13 @@ from fullyconv.dataset import Dataset, Sample
 from fullyconv.errors import DataError, show_path
 from fullyconv.evaluate import MaskPredictor
 from fullyconv.formats.labels import is_background
+from fullyconv.image_form import shown
 from fullyconv.metrics import ConfusionMatrix, Report
 from fullyconv.page import details, document, escape, figure, heading, paragraph, picture, swatch, table
 from fullyconv.pictures import beside, difference, overlay
 from fullyconv.progress import Progress, Silent
 from fullyconv.regions import trace
-from fullyconv.shapes import Image, Mask
+from fullyconv.shapes import Mask, Pixels
 
 __all__ = ["Measured", "measure", "report_page"]
 
@@ -39,7 +40,7 @@ _WIDTH = 1000
 class ConfidentPredictor(MaskPredictor, Protocol):
     """What a report asks of a model."""
 
-    def predict_with_confidence(self, image: Image) -> tuple[Mask, npt.NDArray[np.float32]]:
+    def predict_with_confidence(self, image: Pixels) -> tuple[Mask, npt.NDArray[np.float32]]:
         """Return the H x W mask of an H x W x 3 uint8 RGB image, and the H x W probabilities of its classes."""
 
 
@@ -229,8 +230,9 @@ def _worst(predictor: ConfidentPredictor, measured: Measured) -> list[str]:
 
 def _shown(predictor: ConfidentPredictor, measured: Measured, sample: Sample, score: float) -> str:
     dataset, classes = measured.dataset, measured.dataset.class_table
-    image, target = dataset.read_image(sample), dataset.read_target(sample)
-    prediction, _ = predictor.predict_with_confidence(image)
+    pixels, target = dataset.read_image(sample), dataset.read_target(sample)
+    prediction, _ = predictor.predict_with_confidence(pixels)
+    image = shown(pixels)
     pictures = [image, overlay(image, target, classes), overlay(image, prediction, classes)]
     row = beside([*pictures, difference(image, target, prediction)], _WIDTH)
     caption = f"{show_path(sample.id)}: mean IoU {score:.4f}. Image, target, prediction; red: wrong"

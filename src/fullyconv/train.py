@@ -25,6 +25,7 @@ from fullyconv.errors import DataError, TrainingError, UsageError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
 from fullyconv.findings import of_classes
+from fullyconv.image_form import shown
 from fullyconv.losses import balanced_weights
 from fullyconv.metrics import ConfusionMatrix, Report
 from fullyconv.model import build_model
@@ -406,7 +407,7 @@ class _Session:
         val = self.splits["val"]
         chosen = {round(index * (len(val) - 1) / max(1, PANEL_ROWS - 1)) for index in range(PANEL_ROWS)}
         rows = [
-            (self.val_reader.image(val[index]), target, prediction)
+            (shown(self.val_reader.image(val[index])), target, prediction)
             for index, (prediction, target) in enumerate(self._predictions())
             if index in chosen
         ]

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image as PillowImage
 from PIL import ImageEnhance
 
-from fullyconv.shapes import Image, Mask, Size
+from fullyconv.shapes import Image, Mask, Pixels, Size
 
 __all__ = ["PLAIN", "View", "make_views"]
 
@@ -31,12 +31,10 @@ class View:
     scale: float = 1.0
     colour: int = 0
 
-    def apply(self, image: Image, seed: int = 0) -> Image:
-        """Return this view of an H x W x 3 uint8 image; `seed` makes the colours differ between images."""
+    def apply(self, image: Pixels, seed: int = 0) -> Pixels:
+        """Return this view of an image; `seed` makes the colours of RGB differ between images."""
         if self.scale != 1:
-            image = np.asarray(
-                PillowImage.fromarray(image).resize(self._width_height(image), PillowImage.Resampling.BILINEAR)
-            )
+            image = _resized(image, self._width_height(image))
         if self.colour:
             image = _recolour(image, random.Random(f"{self.colour} {seed}"))
         return np.ascontiguousarray(image[:, ::-1]) if self.mirror else image
@@ -53,13 +51,21 @@ class View:
         """Return the (height, width) of this view of an image of (height, width) `size`."""
         return max(1, round(size[0] * self.scale)), max(1, round(size[1] * self.scale))
 
-    def _width_height(self, array: Image) -> tuple[int, int]:
+    def _width_height(self, array: Pixels) -> tuple[int, int]:
         height, width = self.size(array.shape[:2])
         return width, height
 
 
 PLAIN = View()
 """The image as it is."""
+
+
+def _resized(image: Pixels, width_height: tuple[int, int]) -> Pixels:
+    bilinear = PillowImage.Resampling.BILINEAR
+    if image.dtype == np.uint8:
+        return np.asarray(PillowImage.fromarray(image).resize(width_height, bilinear))
+    planes = [PillowImage.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(image, 2, 0)]
+    return np.stack([np.asarray(plane.resize(width_height, bilinear)) for plane in planes], axis=2)
 
 
 def _recolour(image: Image, draw: random.Random) -> Image:

@@ -7,7 +7,7 @@ import torch
 
 from fullyconv.errors import UsageError
 from fullyconv.predict import Predictor
-from fullyconv.shapes import Image, Mask, Size
+from fullyconv.shapes import Mask, Pixels, Size
 from fullyconv.tiles import Halo, cut, share_computed
 from fullyconv.upsample import pixel_logits, predict_mask
 
@@ -83,7 +83,7 @@ class TilingReport:
 
 
 @torch.no_grad()
-def verify_tiling(predictor: Predictor, image: Image) -> TilingReport:
+def verify_tiling(predictor: Predictor, image: Pixels) -> TilingReport:
     """Predict an image in one piece, in tiles and by rows, and compare every pixel.
 
     The tiles are those of `predictor.tile`, else a third of the image on each axis, rounded down to the grid. Rows

@@ -7,11 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
+from fullyconv.errors import UsageError
+
 if typing.TYPE_CHECKING:
     from fullyconv.dataset import Dataset
+    from fullyconv.image_form import ImageForm
     from fullyconv.progress import Console
 
 __all__ = [
+    "Channels",
     "Classes",
     "Data",
     "Device",
@@ -24,6 +28,8 @@ __all__ = [
     "Precision",
     "Split",
     "Tile",
+    "ValueRange",
+    "image_form",
     "measured_split",
 ]
 
@@ -41,6 +47,15 @@ Classes = Annotated[
     str | None, typer.Option(metavar="FILE|NAMES", help="A class table, or names of the values 0, 1, 2, ...")
 ]
 Ignore = Annotated[list[int] | None, typer.Option(metavar="VALUE", help="Mask values that are no class.")]
+Channels = Annotated[
+    int, typer.Option(min=1, max=64, help="Channels of the images as stored; 3 is RGB of any file.")
+]
+ValueRange = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LOW,HIGH", help="Stored values that are black and white.", show_default="all of 8 or 16 bits"
+    ),
+]
 Split = Annotated[
     str | None, typer.Option(help="train, val, test or all.", show_default="test, else val, else all")
 ]
@@ -74,6 +89,23 @@ Tile = Annotated[
     typer.Option(min=1, metavar="PX", help="Cut images into tiles of this side instead of bands of rows."),
 ]
 Precision = Annotated[str, typer.Option(help="Of the encoder: auto, float32 or bfloat16.")]
+
+
+def image_form(channels: int, value_range: str | None) -> "ImageForm":
+    """Read the two options that say how images are stored.
+
+    Raises:
+        UsageError: The range is not two numbers that rise.
+    """
+    from fullyconv.image_form import ImageForm
+
+    if value_range is None:
+        return ImageForm(channels)
+    try:
+        low, high = map(float, value_range.split(","))
+    except ValueError:
+        raise UsageError(f"--value-range has to be LOW,HIGH, got {value_range}", hint="such as 0,4095") from None
+    return ImageForm(channels, (low, high))
 
 
 def measured_split(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fullyconv.commands.arguments import Classes, Data, Json
+from fullyconv.commands.arguments import Channels, Classes, Data, Json, ValueRange, image_form
 from fullyconv.errors import DataError, UsageError
 
 if typing.TYPE_CHECKING:
@@ -23,6 +23,8 @@ def check(
     ignore: Annotated[
         list[int] | None, typer.Option(metavar="VALUE", help="Mask values that are no class.")
     ] = None,
+    channels: Channels = 3,
+    value_range: ValueRange = None,
     page: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write a page with a contact sheet.")
     ] = None,
@@ -46,7 +48,8 @@ def check(
         if path is not None and path.exists():
             raise UsageError(f"{path} exists already", hint="choose another name")
     try:
-        dataset = Dataset.open(data, classes=classes, ignore=ignore or ())
+        form = image_form(channels, value_range)
+        dataset = Dataset.open(data, classes=classes, ignore=ignore or (), image_form=form)
     except DataError as error:
         if as_json:
             finding = {"level": "error", "kind": "layout", "text": str(error), "files": []}
@@ -83,10 +86,11 @@ def _cost(examination: "Examination") -> str:
     from fullyconv.config import recipe
     from fullyconv.forecast import forecast
 
-    sound = examination.sound
+    sound, form = examination.sound, examination.dataset.image_form
     learned = sound.split("train") if sound.has_split("train") else sound
     measured = sound.split("val") if sound.has_split("val") else None
-    return f"default recipe: {forecast(learned, measured, recipe())}"
+    settings = recipe(channels=form.channels, value_range=form.value_range or ())
+    return f"default recipe: {forecast(learned, measured, settings)}"
 
 
 def _write_page(examination: "Examination", extra: list[str], path: Path) -> None:

@@ -39,7 +39,11 @@ def compare(
             f"expected models with the same classes, got {', '.join(tables[0].names)} and "
             f"{', '.join(tables[1].names)}"
         )
-    dataset = Dataset.open(data, class_table=tables[0])
+    if predictors[0].image_form != predictors[1].image_form:
+        raise UsageError(
+            f"expected models of the same images, got {predictors[0].image_form} and {predictors[1].image_form}"
+        )
+    dataset = Dataset.open(data, class_table=tables[0], image_form=predictors[0].image_form)
     chosen, measured = measured_split(dataset, split, predictors[0].training_record, console)
     groups = groups_of([sample.id for sample in chosen], group)
     before, after = (evaluate_images(predictor, chosen, progress=console)[1] for predictor in predictors)

@@ -41,12 +41,11 @@ def evaluate(
     console = Console()
     example = None
     if engine == "auto":
-        images = Dataset.open(data)
-        example = images.read_image(images[0])
+        example = Dataset.open(data)[0].image
     predictor = open_predictor(
         model, engine=engine, device=device, precision=precision, example=example, progress=console
     )
-    dataset = Dataset.open(data, class_table=predictor.class_table)
+    dataset = Dataset.open(data, class_table=predictor.class_table, image_form=predictor.image_form)
     chosen, measured = measured_split(dataset, split, predictor.training_record, console)
     report, counts = evaluate_images(predictor, chosen, progress=console)
     spans = spans_of(counts, groups_of([sample.id for sample in chosen], group)) if intervals else {}

@@ -96,7 +96,7 @@ def _contributions(network: "FCN", outline: "Outline", data: Path, split: str | 
     if any(parameter.is_meta for parameter in network.parameters()):
         raise UsageError("--data needs a trained model, got names", hint="give a model file instead")
     console = Console()
-    dataset = Dataset.open(data, class_table=network.class_table)
+    dataset = Dataset.open(data, class_table=network.class_table, image_form=network.encoder.image_form)
     chosen, _ = measured_split(dataset, split, network.training_record, console, images)
     return measure_strides(
         Predictor(network), outline, chosen, images=images, cache=FeatureCache(), progress=console

@@ -44,7 +44,8 @@ def export(
     path = out or model.with_name(f"{model.stem}{'_int8' * int8}{suffixes[kind]}")
     if path.suffix.lower() != suffixes[kind]:
         raise UsageError(f"a file for {kind} ends in {suffixes[kind]}, got {path}")
-    data = Dataset.open(calibrate, class_table=predictor.class_table) if calibrate else None
+    table, form = predictor.class_table, predictor.image_form
+    data = Dataset.open(calibrate, class_table=table, image_form=form) if calibrate else None
     found = export_model(predictor, path, int8=int8, data=data, progress=console)
     if as_json:
         sys.stdout.write(json.dumps({"file": str(path), **found.to_json()}, allow_nan=False) + "\n")

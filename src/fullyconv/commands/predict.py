@@ -74,7 +74,6 @@ def predict(
     """Predict masks of images."""
     from fullyconv.choose_engine import open_predictor
     from fullyconv.image_files import find_images
-    from fullyconv.images import read_image
     from fullyconv.layout import some
     from fullyconv.memory import parsed_bytes
     from fullyconv.predict_files import predict_files
@@ -91,7 +90,7 @@ def predict(
         precision=precision,
         memory=None if memory is None else parsed_bytes(memory),
         tile=tile,
-        example=read_image(next(iter(images.values()))) if engine == "auto" else None,
+        example=next(iter(images.values())) if engine == "auto" else None,
         progress=console,
     )
     if verify_tiling:
@@ -120,10 +119,9 @@ def predict(
 
 def _verify(predictor: "Predictor", images: Iterable[Path]) -> None:
     """Say for each image whether its tiles give the mask of the whole."""
-    from fullyconv.images import read_image
     from fullyconv.verify import verify_tiling
 
-    reports = [(path, verify_tiling(predictor, read_image(path))) for path in images]
+    reports = [(path, verify_tiling(predictor, predictor.image_form.read(path))) for path in images]
     for path, report in reports:
         sys.stdout.write(f"{show_path(path)}: {report}\n")
     wrong = [path for path, report in reports if not report.exact]

@@ -44,7 +44,7 @@ def report(
     if engine == "auto":
         raise UsageError("a report names one engine: torch, onnx or openvino, got auto")
     predictor = open_predictor(model, engine=engine, device=device, precision=precision)
-    dataset = Dataset.open(data, class_table=predictor.class_table)
+    dataset = Dataset.open(data, class_table=predictor.class_table, image_form=predictor.image_form)
     chosen, measured = measured_split(dataset, split, predictor.training_record, console)
     groups = groups_of([sample.id for sample in chosen], group) if group is not None else None
     counted = measure(predictor, chosen, progress=console)

@@ -37,6 +37,7 @@ def train(
 ) -> None:
     """Train a model on a folder of images and masks."""
     from fullyconv.dataset import Dataset
+    from fullyconv.model import image_form_of
     from fullyconv.progress import Console
     from fullyconv.run_folder import next_run_folder
     from fullyconv.train import train as run_training
@@ -50,7 +51,8 @@ def train(
     console = Console()
     if settings.encoder_weights == "none":
         console.say(f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks")
-    dataset = Dataset.open(data, classes=settings.classes, ignore=settings.ignore)
+    form = image_form_of(settings)
+    dataset = Dataset.open(data, classes=settings.classes, ignore=settings.ignore, image_form=form)
     result = run_training(
         dataset,
         folder,

@@ -8,6 +8,7 @@ import torch
 
 from fullyconv.encoder import EncoderNetwork
 from fullyconv.encoders.cae import CAE, Architecture, CAENetwork, load_cae
+from fullyconv.encoders.channels import with_channels
 from fullyconv.encoders.efficientnet_lite import EfficientNetLite
 from fullyconv.encoders.resnet import ResNet
 from fullyconv.encoders.vgg import VGG16, vgg16_fc_layers
@@ -44,7 +45,7 @@ ENCODER_NAMES: tuple[str, ...] = tuple(NETWORKS)
 CAE_PREFIX = "cae:"
 
 
-def build_network(name: str, weights: str = "pretrained") -> EncoderNetwork:
+def build_network(name: str, weights: str = "pretrained", channels: int = 3) -> EncoderNetwork:
     """Build a network with its weights.
 
     Args:
@@ -52,6 +53,7 @@ def build_network(name: str, weights: str = "pretrained") -> EncoderNetwork:
         weights: "pretrained" (from that file or an installed package, else from a published file, which is
             downloaded if it is not on this machine), "none" (random, the same every time), or the path of a
             `.pth`, `.pt` or `.safetensors` file in the key layout of its publisher.
+        channels: Of the images; the first convolution is adapted where they are not three (`with_channels`).
 
     Returns:
         The network in float32 on the CPU; its `weights_source` says where the weights came from.
@@ -75,7 +77,7 @@ def build_network(name: str, weights: str = "pretrained") -> EncoderNetwork:
             f"no pretrained weights are published for {name}",
             hint=f"use --encoder-weights FILE with {network.usual_file}, or --encoder-weights none",
         )
-    return network
+    return with_channels(network, channels)
 
 
 def fetch_pretrained(name: str, *, offline: bool = False, progress: Progress | None = None) -> None:
@@ -110,14 +112,10 @@ def open_cae(name: str, weights: str = "pretrained") -> CAE:
         weights: "pretrained", or "none" for random weights in its form.
 
     Raises:
-        UsageError: Other weights, or an autoencoder of images that are neither grey nor RGB.
+        UsageError: Other weights.
         ModelFileError: The file is missing, damaged or no autoencoder.
     """
     cae = load_cae(name.removeprefix(CAE_PREFIX))
-    if cae.architecture.channels not in (1, 3):
-        raise UsageError(
-            f"an encoder reads grey or RGB images, this autoencoder {cae.architecture.channels} channels"
-        )
     if weights == "none":
         cae.initialise()
         cae.down.weights_source = "random"
@@ -129,12 +127,13 @@ def open_cae(name: str, weights: str = "pretrained") -> CAE:
     return cae
 
 
-def bare_network(name: str, architecture: Mapping[str, Any] | None = None) -> EncoderNetwork:
+def bare_network(name: str, architecture: Mapping[str, Any] | None = None, channels: int = 3) -> EncoderNetwork:
     """Build a network whose weights are all zero, for `load_state_dict` to fill.
 
     Args:
         name: One of `ENCODER_NAMES`, or "cae".
         architecture: `EncoderNetwork.architecture` of a "cae".
+        channels: Of the images, as of `build_network`.
 
     Raises:
         UsageError: There is no encoder of that name, or none of that form.
@@ -149,7 +148,7 @@ def bare_network(name: str, architecture: Mapping[str, Any] | None = None) -> En
     network.to_empty(device="cpu")
     for tensor in network.state_dict().values():
         tensor.zero_()
-    return network
+    return network if cae else with_channels(network, channels)
 
 
 def _without_storage(kind: Callable[[], EncoderNetwork]) -> EncoderNetwork:

@@ -4,7 +4,6 @@ PNG and JPEG have to be decoded whole, but only parts of them become arrays. TIF
 (extra `large`), GeoTIFF by rasterio (extra `geo`), which knows its place on the Earth and gives it to the mask.
 """
 
-import contextlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -12,19 +11,18 @@ from pathlib import Path
 from typing import Protocol
 
 from fullyconv.array_file import is_item
+from fullyconv.image_form import RGB, ImageForm
 from fullyconv.images import image_size, opened, upright_size
-from fullyconv.shapes import Image, Size
+from fullyconv.shapes import Pixels, Size
 from fullyconv.sources.blocks import MaskParts
-from fullyconv.sources.decoded import Decoded
+from fullyconv.sources.decoded import LARGEST_DECODED, Decoded, Whole
 from fullyconv.sources.geotiff import GeoTiff
 from fullyconv.sources.tiff import GEO_TAGS, TiledTiff
+from fullyconv.stored import is_tiff, stored_size
 from fullyconv.tiles import Box
 from fullyconv.vectors import Place
 
 __all__ = ["LARGEST_DECODED", "LARGEST_READ", "Header", "ImageSource", "open_image", "read_header"]
-
-LARGEST_DECODED = 2**29
-"""Pixels of an image that has to be decoded whole."""
 
 LARGEST_READ = 2**40
 """Pixels of any image: what a header says is believed up to there."""
@@ -45,8 +43,8 @@ class ImageSource(Protocol):
     def place(self) -> Place | None:
         """Where it lies on a map, if it lies anywhere."""
 
-    def read(self, box: Box) -> Image:
-        """Return the pixels of a part of the image: H x W x 3 uint8 RGB.
+    def read(self, box: Box) -> Pixels:
+        """Return the pixels of a part of the image, in the form in which it was opened.
 
         Raises:
             DataError: They are damaged.
@@ -63,23 +61,30 @@ class ImageSource(Protocol):
 
 
 @contextmanager
-def open_image(path: str | Path) -> Iterator[ImageSource]:
+def open_image(path: str | Path, form: ImageForm = RGB) -> Iterator[ImageSource]:
     """Open an image of any size.
+
+    Args:
+        path: The file.
+        form: In which it is read.
 
     Raises:
         DataError: It cannot be read: missing, damaged, of a kind that is not read; or it has to be decoded whole
             and is larger than `LARGEST_DECODED` or than the memory.
     """
     path = Path(path)
-    tiff = _is_tiff(path)
-    library, _ = _reader(path) if tiff else (None, False)
+    tiff = is_tiff(path)
+    library, _ = _reader(path, form) if tiff else (None, False)
     if library is not None:
-        with closing(library(path)) as source:
+        with closing(library(path, form)) as source:
             yield source
     else:
         hint = (
             'install what reads TIFF by tiles: pip install "fullyconv[large]"' if tiff else "save it as tiled TIFF"
         )
+        if not form.is_usual:
+            yield Whole(path, form, hint)
+            return
         with opened(path, LARGEST_DECODED, hint) as image:
             yield Decoded(image, path, hint)
 
@@ -101,8 +106,12 @@ class Header:
     place_kept: bool
 
 
-def read_header(path: str | Path) -> Header:
+def read_header(path: str | Path, form: ImageForm = RGB) -> Header:
     """Read what is to be known of an image before it is opened.
+
+    Args:
+        path: The file, or an item of an array.
+        form: In which it will be read.
 
     Raises:
         DataError: It cannot be opened.
@@ -110,29 +119,24 @@ def read_header(path: str | Path) -> Header:
     if is_item(path):
         return Header(image_size(path), ".png", placed=False, place_kept=False)
     path = Path(path)
-    library, placed = _reader(path) if _is_tiff(path) else (None, False)
+    library, placed = _reader(path, form) if is_tiff(path) else (None, False)
+    if library is None and not form.is_usual:
+        return Header(stored_size(path), ".png", placed, place_kept=False)
     if library is None:
         with opened(path, LARGEST_READ) as image:
             return Header(upright_size(image), ".png", placed, place_kept=False)
-    with closing(library(path)) as source:
+    with closing(library(path, form)) as source:
         return Header(source.size, source.mask_suffix, placed, place_kept=placed and library is GeoTiff)
 
 
-def _reader(path: Path) -> tuple[type[GeoTiff] | type[TiledTiff] | None, bool]:
+def _reader(path: Path, form: ImageForm) -> tuple[type[GeoTiff] | type[TiledTiff] | None, bool]:
     """Choose what reads a TIFF part by part, if anything does, and say whether it is placed on the Earth."""
     if GeoTiff.is_installed() and GeoTiff.is_placed(path):
         return GeoTiff, True
     if TiledTiff.is_installed():
-        upright, placed = TiledTiff.is_upright_and_placed(path)
-        return (TiledTiff if upright else None), placed
+        fits, placed = TiledTiff.fits_and_is_placed(path, form)
+        return (TiledTiff if fits else None), placed
+    if not form.is_usual:
+        return None, False
     with opened(path, LARGEST_READ) as image:
         return None, any(tag in getattr(image, "tag_v2", {}) for tag in GEO_TAGS)
-
-
-def _is_tiff(path: Path) -> bool:
-    """Whether a file begins as TIFF or BigTIFF does. What cannot be opened is left to Pillow to complain of."""
-    if not path.is_file():  # opening a pipe would wait for ever
-        return False
-    with contextlib.suppress(OSError), path.open("rb") as file:
-        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-    return False

@@ -11,9 +11,11 @@ import numpy as np
 from fullyconv.atomic import atomic_path
 from fullyconv.class_table import IGNORE_INDEX
 from fullyconv.errors import DataError, show_path
-from fullyconv.shapes import Image, Size
+from fullyconv.image_form import RGB, ImageForm
+from fullyconv.shapes import Pixels, Size
 from fullyconv.sources.blocks import BLOCK, MaskParts, colormap_of, levels_of, row_blocks
-from fullyconv.sources.tiff import eight_bit_rgb, explained
+from fullyconv.sources.tiff import eight_bit_rgb
+from fullyconv.stored import explained
 from fullyconv.tiles import Box
 from fullyconv.vectors import Place
 
@@ -26,8 +28,11 @@ LEAST_CACHE = 64_000_000
 class GeoTiff:
     """A raster of 8 or 16 bits: grey, or the bands that are red, green and blue, else its first three.
 
+    Of a form other than RGB: all bands, of any numbers.
+
     Args:
         path: The file.
+        form: In which it is read.
 
     Raises:
         DataError: It is damaged, or of a kind that is not read.
@@ -46,16 +51,17 @@ class GeoTiff:
         with explained(path), _opened(_rasterio(), path) as file:
             return bool(file.crs or file.gcps[0] or not file.transform.is_identity)
 
-    def __init__(self, path: Path) -> None:
-        self._library, self._path = _rasterio(), path
+    def __init__(self, path: Path, form: ImageForm = RGB) -> None:
+        self._library, self._path, self._form = _rasterio(), path, form
         with ExitStack() as stack, explained(path):
             self._file = stack.enter_context(_opened(self._library, path))
             kinds = set(self._file.dtypes)
-            if len(kinds) > 1 or not kinds <= {"uint8", "uint16"} or self._file.count == 2:
+            shallow = kinds <= {"uint8", "uint16"} and self._file.count != 2
+            if len(kinds) > 1 or (form.is_usual and not shallow):
                 raise DataError(
                     f"{show_path(path)}: expected one band or three and more, of 8 or 16 bits, got "
                     f"{self._file.count} of {', '.join(sorted(kinds))}",
-                    hint="convert it to 8-bit RGB",
+                    hint="convert it to 8-bit RGB, or train with --channels and --value-range",
                 )
             row_of_tiles = self._file.block_shapes[0][0] * self._file.width * self._file.count * 2
             stack.enter_context(self._library.Env(GDAL_CACHEMAX=max(LEAST_CACHE, 2 * row_of_tiles)))
@@ -73,7 +79,9 @@ class GeoTiff:
         return Place((a, b, c, d, e, f), f"urn:ogc:def:crs:EPSG::{code}" if code else "")
 
     def _visible_bands(self) -> list[int]:
-        """The bands that are red, green and blue, or the first three, or the only one."""
+        """The bands that are red, green and blue, or the first three, or the only one; all of another form."""
+        if not self._form.is_usual:
+            return list(range(1, self._file.count + 1))
         meaning = [color.name for color in self._file.colorinterp]
         if {"red", "green", "blue"} <= set(meaning):
             return [meaning.index(name) + 1 for name in ("red", "green", "blue")]
@@ -83,11 +91,12 @@ class GeoTiff:
         """Close the file."""
         self._open.close()
 
-    def read(self, box: Box) -> Image:
+    def read(self, box: Box) -> Pixels:
         """Return the pixels of a part; see `ImageSource`."""
         with explained(self._path):
             pixels = self._file.read(self._bands, window=self._window(box))
-        return eight_bit_rgb(np.moveaxis(pixels, 0, 2))
+        pixels = np.moveaxis(pixels, 0, 2)
+        return eight_bit_rgb(pixels) if self._form.is_usual else self._form.scaled(pixels, show_path(self._path))
 
     def _window(self, box: Box) -> Any:
         return self._library.windows.Window(box.left, box.top, box.right - box.left, box.bottom - box.top)

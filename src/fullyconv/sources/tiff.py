@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -11,12 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv.atomic import atomic_path
-from fullyconv.errors import DataError, FullyConvError, show_path
-from fullyconv.shapes import Image, Mask, Size
+from fullyconv.errors import DataError, show_path
+from fullyconv.image_form import RGB, ImageForm
+from fullyconv.shapes import Image, Mask, Pixels, Size
 from fullyconv.sources.blocks import BLOCK, MaskParts, colormap_of, levels_of, row_blocks
+from fullyconv.stored import explained, tifffile
 from fullyconv.tiles import Box
 
-__all__ = ["GEO_TAGS", "TiledTiff", "eight_bit_rgb", "explained"]
+__all__ = ["GEO_TAGS", "TiledTiff", "eight_bit_rgb"]
 
 GEO_TAGS = (33550, 33922, 34264, 34735)
 """Tags that place a TIFF on the Earth: pixel scale, tie points, transformation, keys (OGC GeoTIFF 1.1)."""
@@ -34,6 +36,7 @@ class TiledTiff:
 
     Args:
         path: The file.
+        form: In which it is read.
 
     Raises:
         DataError: It is damaged, or of a kind that is not read.
@@ -48,14 +51,18 @@ class TiledTiff:
         return find_spec("tifffile") is not None
 
     @staticmethod
-    def is_upright_and_placed(path: Path) -> tuple[bool, bool]:
-        """Whether a file is stored as it is seen (which is what can be read here), and placed on the Earth."""
-        with explained(path), _tifffile().TiffFile(path) as file:
-            tags = file.pages[0].tags
-            return tags.valueof(ORIENTATION, 1) == 1, any(tag in tags for tag in GEO_TAGS)
+    def fits_and_is_placed(path: Path, form: ImageForm) -> tuple[bool, bool]:
+        """Whether a file can be read here, and whether it is placed on the Earth.
 
-    def __init__(self, path: Path) -> None:
-        self._library, self._path = _tifffile(), path
+        It has to be stored as it is seen. Of forms other than RGB its channels must not lie in planes or pages.
+        """
+        with explained(path), tifffile().TiffFile(path) as file:
+            tags = file.pages[0].tags
+            together = form.is_usual or file.series[0].axes in ("YX", "YXS")
+            return together and tags.valueof(ORIENTATION, 1) == 1, any(tag in tags for tag in GEO_TAGS)
+
+    def __init__(self, path: Path, form: ImageForm = RGB) -> None:
+        self._library, self._path, self._form = tifffile(), path, form
         with ExitStack() as stack, explained(path):
             self._file = stack.enter_context(self._library.TiffFile(path))
             self._page = page = self._only_page()
@@ -64,7 +71,7 @@ class TiledTiff:
         self._high = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
         self._wide = page.tilewidth if page.is_tiled else page.imagewidth
         self._across = -(-page.imagewidth // self._wide)
-        self._held: dict[int, Image] = {}
+        self._held: dict[int, Pixels] = {}
 
     def _only_page(self) -> Any:
         """The image at its full size, where there is one only and it is of a kind that is read."""
@@ -77,13 +84,11 @@ class TiledTiff:
             )
         page = level.keyframe
         kind = f"{page.samplesperpixel} x {page.dtype}, {page.photometric.name.lower()}"
-        if (
-            page.dtype not in (np.uint8, np.uint16)
-            or page.photometric.name not in KINDS
-            or page.samplesperpixel > 4
-        ):
+        deep = page.dtype not in (np.uint8, np.uint16) or page.samplesperpixel > 4
+        if page.photometric.name not in KINDS or (deep and self._form.is_usual):
             raise DataError(
-                f"{where}: expected grey or RGB of 8 or 16 bits, got {kind}", hint="convert it to 8-bit RGB"
+                f"{where}: expected grey or RGB of 8 or 16 bits, got {kind}",
+                hint="convert it to 8-bit RGB, or train with --channels and --value-range",
             )
         if page.planarconfig != 1:
             raise DataError(
@@ -96,7 +101,7 @@ class TiledTiff:
         """Close the file."""
         self._open.close()
 
-    def read(self, box: Box) -> Image:
+    def read(self, box: Box) -> Pixels:
         """Return the pixels of a part; see `ImageSource`."""
         numbers = range(box.top // self._high, (box.bottom - 1) // self._high + 1)
         self._held = {number: rows for number, rows in self._held.items() if number in numbers}  # frees the others
@@ -111,7 +116,7 @@ class TiledTiff:
             parts.append(rows[max(box.top - top, 0) : box.bottom - top, box.left : box.right])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _row_of_tiles(self, number: int) -> Image:
+    def _row_of_tiles(self, number: int) -> Pixels:
         page = self._page
         height = min(self._high, self.size[0] - number * self._high)
         rows = np.zeros((height, self._across * self._wide, page.samplesperpixel), page.dtype)
@@ -128,7 +133,8 @@ class TiledTiff:
                 left = (index - indices.start) * self._wide
                 pixels = tile[0, :height]
                 rows[: len(pixels), left : left + pixels.shape[1]] = pixels
-        return eight_bit_rgb(rows[:, : self.size[1]])
+        rows = rows[:, : self.size[1]]
+        return eight_bit_rgb(rows) if self._form.is_usual else self._form.scaled(rows, show_path(self._path))
 
     def write_mask(self, path: Path, parts: MaskParts, palette: dict[int, tuple[int, int, int]]) -> None:
         """Write the mask as a tiled TIFF with a pyramid; see `ImageSource`."""
@@ -151,12 +157,6 @@ class TiledTiff:
             for factor, level in zip(factors, levels, strict=True):
                 size = (-(-self.size[0] // factor), -(-self.size[1] // factor))
                 file.write(_tiles(_blocks_of(level, size[1])), shape=size, subfiletype=1, **form)
-
-
-def _tifffile() -> Any:
-    import tifffile  # noqa: PLC0415 - an extra
-
-    return tifffile
 
 
 def _keeping(blocks: Iterator[Mask], factors: list[int], levels: Sequence[IO[bytes]]) -> Iterator[Mask]:
@@ -191,17 +191,3 @@ def eight_bit_rgb(pixels: npt.NDArray[Any]) -> Image:
         grey = pixels.shape[-1] == 1
         pixels = (((pixels.astype(np.uint32) + 128) // 257) if grey else pixels >> 8).astype(np.uint8)
     return np.repeat(pixels, 3, axis=2) if pixels.shape[-1] == 1 else pixels
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn whatever a reader raises into a DataError that names the file."""
-    try:
-        yield
-    except FullyConvError:
-        raise
-    except Exception as error:  # damaged files make readers raise a dozen kinds
-        raise DataError(
-            f"{show_path(path)}: cannot read the image: {show_path(str(error) or type(error).__name__)}",
-            hint="the file is damaged or unreadable: replace it or take it away",
-        ) from error
