@@ -33,6 +33,7 @@ from fullyconv.model_file import load_model, save_model
 from fullyconv.pictures import save_picture, validation_panel
 from fullyconv.progress import Progress, Silent, duration
 from fullyconv.run_folder import RunFolder
+from fullyconv.trackers import Tracker, Trackers
 from fullyconv.transforms import PLAIN, View, make_views
 from fullyconv.upsample import predict_mask
 
@@ -70,6 +71,7 @@ def train(
     use_cache: bool = True,
     offline: bool = False,
     progress: Progress | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> TrainResult:
     """Train an FCN on a data set's train split and keep the best epoch on its val split.
 
@@ -84,6 +86,7 @@ def train(
         use_cache: False computes the same features without keeping them on disk.
         offline: Download nothing: pretrained weights have to be on this machine.
         progress: Where to report; nowhere by default.
+        trackers: Where to follow it, too (`fullyconv.trackers`).
 
     Raises:
         DataError: Something is wrong with an image or mask; found before the first epoch.
@@ -104,7 +107,8 @@ def train(
             fetch_pretrained(config.encoder, offline=offline, progress=run)
         if not resume:
             run.write_start(config, splits)
-        session = _Session(run, config, splits, cache if use_cache else None, start_from)
+        followed = Trackers(trackers, run.say)
+        session = _Session(run, config, splits, cache if use_cache else None, start_from, followed)
         return session.fit(load_newest(run.checkpoint, report=run.say) if resume else None)
 
 
@@ -133,8 +137,9 @@ class _Session:
         splits: Mapping[str, Dataset],
         cache: FeatureCache | None,
         start_from: str | Path | None,
+        trackers: Trackers,
     ) -> None:
-        self.run, self.config, self.splits = run, config, splits
+        self.run, self.config, self.splits, self.trackers = run, config, splits, trackers
         self.device = choose_device(config.device)
         for note in splits["train"].notes:
             run.say(note)
@@ -184,6 +189,7 @@ class _Session:
             self.run.say(f"resuming after epoch {len(history)} of {self.epochs}")
         else:
             self._checkpoint(history)  # What --from gave is kept from the first moment on.
+        self.trackers.start(self.run.path, self.identity["config"], len(history))
         best = max((row["mean_iou"] for row in history), default=-1.0) if self.run.best.exists() else -1.0
         for epoch in range(len(history), self.epochs):
             if self._exhausted(history):
@@ -194,6 +200,7 @@ class _Session:
                 best = history[-1]["mean_iou"]
                 self._save(self.run.best, history)
             self.run.write_metrics(history)
+            self.trackers.epoch(epoch + 1, history[-1])
             self._checkpoint(history)
         self._save(self.run.last, history)
         if self.model.encoder.digest() != self.encoder_digest:
@@ -400,6 +407,7 @@ class _Session:
         report = self._validate()
         save_picture(curves(history), self.run.path / "curves.png")
         save_picture(self._panel(), self.run.path / "validation.png")
+        self.trackers.finish([self.run.path / "curves.png", self.run.path / "validation.png"])
         return TrainResult(self.run.path, self.run.best, report, history)
 
     def _panel(self) -> Any:

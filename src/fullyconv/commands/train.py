@@ -33,6 +33,10 @@ def train(
     offline: Annotated[
         bool, typer.Option("--offline", help="Download nothing: pretrained weights have to be on this machine.")
     ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Follow the run with tensorboard, wandb or mlflow, too."),
+    ] = None,
     **options: Any,
 ) -> None:
     """Train a model on a folder of images and masks."""
@@ -40,6 +44,7 @@ def train(
     from fullyconv.model import image_form_of
     from fullyconv.progress import Console
     from fullyconv.run_folder import next_run_folder
+    from fullyconv.trackers import open_trackers
     from fullyconv.train import train as run_training
 
     if resume and out is None:
@@ -62,6 +67,7 @@ def train(
         use_cache=cache,
         offline=offline,
         progress=console,
+        trackers=open_trackers(track or ()),
     )
     console.say(f"best val mean IoU {result.report.mean_iou:.4f}; the model is {result.model}")
     console.say(f"next: fullyconv predict {result.model} IMAGES -o masks")
