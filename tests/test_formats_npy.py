@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from tiny_data import tiny_encoder
+from tiny_data import tiny_dataset, tiny_encoder
 
 from fullyconv.check import check_dataset
+from fullyconv.convert import convert
 from fullyconv.dataset import Dataset
 from fullyconv.errors import DataError
 from fullyconv.feature_cache import FeatureCache
@@ -232,3 +233,17 @@ def test_other_arrays_beside_them_are_counted(tmp_path):
     save(tmp_path, **FITTING, weights=np.zeros(3))
     (tmp_path / "classes.txt").touch()
     assert find_samples(tmp_path).skipped == {".npy": 1}
+
+
+def test_arrays_are_written_and_images_of_other_sizes_refused(tmp_path):
+    save(tmp_path, **FITTING)
+    data = Dataset.open(tmp_path)
+    done = convert(data, tmp_path / "out", "npy")
+    found = Dataset.open(done.folder)
+    for sample, other in zip(data, found, strict=True):
+        assert np.array_equal(data.read_image(sample), found.read_image(other))
+        assert np.array_equal(data.read_target(sample), found.read_target(other))
+    tiny_dataset(tmp_path / "sizes", [(5, 7), (5, 8)])
+    with pytest.raises(DataError, match="expected 5 x 7 pixels as others of its array have, got 5 x 8"):
+        convert(Dataset.open(tmp_path / "sizes"), tmp_path / "none", "npy")
+    assert not (tmp_path / "none").exists()

@@ -199,6 +199,9 @@ def test_the_commands_read_what_the_model_reads(trained, tmp_path, capsys, monke
     )
     options = ["--channels", str(form.channels), "--value-range", "900,1200", "--html", str(tmp_path / "c.html")]
     assert run(monkeypatch, *["check", str(folder / "data"), *options]) == 0
+    options = options[:4]
+    assert run(monkeypatch, "convert", folder / "data", tmp_path / "voc", "--format", "voc", *options) == 0
+    assert (tmp_path / "voc/JPEGImages/0.tif").read_bytes() == (folder / "data/images/0.tif").read_bytes()
     Image.new("RGB", (30, 30)).save(tmp_path / "rgb.png")
     capsys.readouterr()
     assert (

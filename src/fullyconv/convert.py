@@ -64,7 +64,7 @@ def convert(
             images = WRITERS[kind](temporary, dataset.class_table, _items(dataset, progress))
         except OSError as error:
             raise FullyConvError(f"{show_path(folder)}: cannot be written: {error.strerror or error}") from error
-        found = Dataset.open(temporary)
+        found = Dataset.open(temporary, image_form=dataset.image_form)
         _compare(dataset, found, images, progress)
     return Conversion(folder, len(found), tuple(note.replace(str(temporary), str(folder)) for note in found.notes))
 

@@ -19,6 +19,7 @@ from fullyconv.dataset import Dataset, Sample
 from fullyconv.decoder import read_points
 from fullyconv.device import instruction_set
 from fullyconv.draws import draw_pixels
+from fullyconv.embedded import open_binary
 from fullyconv.encoder import Encoder
 from fullyconv.errors import DataError
 from fullyconv.feature_cache import FeatureCache, entry_key, to_half
@@ -237,7 +238,7 @@ def _sha256(path: Path | Drawn) -> str:
     if is_item(path):
         return item_digest(path)
     try:
-        with path.open("rb") as file:
+        with open_binary(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{show_path(path)} cannot be read: {error.strerror or error}") from None

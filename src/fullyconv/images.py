@@ -5,6 +5,7 @@ Files are opened by Python and decoded by Pillow from a fixed set of formats; th
 rules for users.
 """
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from PIL import Image as PillowImage
 
 from fullyconv.array_file import is_item, item_size, read_image_item, read_mask_item
 from fullyconv.atomic import atomic_path
+from fullyconv.embedded import is_embedded, open_binary
 from fullyconv.errors import DataError, UsageError, show_path
 from fullyconv.shapes import Image, Size
 
@@ -316,10 +318,10 @@ def opened(path: str | Path, largest: int | None = None, hint: str = SMALLER) ->
     path = Path(path)
     where = show_path(path)
     try:
-        if not path.is_file():  # opening a pipe would wait for ever
+        if not (is_embedded(path) or path.is_file()):  # opening a pipe would wait for ever
             what = "no regular file" if path.exists() else "nothing there"
             raise DataError(f"{where}: expected an image file, got {what}")
-        with path.open("rb") as file, _open_pillow(file, largest) as image:
+        with open_binary(path) as file, _open_pillow(file, largest) as image:
             if image.format != "MPO" and getattr(image, "is_animated", False):  # MPO: a photo and its thumbnails
                 raise DataError(
                     f"{where}: expected one image, got a file of several",
@@ -337,7 +339,7 @@ def opened(path: str | Path, largest: int | None = None, hint: str = SMALLER) ->
         ) from error
     except UnidentifiedImageError as error:
         raise DataError(
-            f"{where}: expected an image, got {path.stat().st_size} bytes that are none",
+            f"{where}: expected an image, got {_length(path)} bytes that are none",
             hint="the file is damaged or of another format: replace it or take it away",
         ) from error
     except Exception as error:  # damaged files make Pillow raise a dozen kinds
@@ -346,6 +348,11 @@ def opened(path: str | Path, largest: int | None = None, hint: str = SMALLER) ->
             f"{where}: cannot read the image: {show_path(reason)}",
             hint="the file is damaged or unreadable: replace it or take it away",
         ) from error
+
+
+def _length(path: Path) -> int:
+    with open_binary(path) as file:
+        return file.seek(0, os.SEEK_END)
 
 
 def _open_pillow(file: BinaryIO, largest: int | None) -> PillowImage.Image:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fullyconv.commands.arguments import Classes, Data, Json
+from fullyconv.commands.arguments import Channels, Classes, Data, Json, ValueRange, image_form
 
 __all__ = ["convert"]
 
@@ -20,14 +20,16 @@ def convert(
         typer.Option(
             "--format",
             metavar="FORMAT",
-            help="folders, coco, panoptic, labelme, label-studio, yolo, nnunet, voc, cvat, cityscapes, ade20k "
-            "or camvid.",
+            help="folders, coco, panoptic, labelme, label-studio, yolo, nnunet, voc, cvat, cityscapes, ade20k, "
+            "camvid, npy or hugging-face.",
         ),
     ] = "folders",
     classes: Classes = None,
     ignore: Annotated[
         list[int] | None, typer.Option(metavar="VALUE", help="Mask values that are no class.")
     ] = None,
+    channels: Channels = 3,
+    value_range: ValueRange = None,
     as_json: Json = False,
 ) -> None:
     """Write a data set in another format, read back and compared before it appears."""
@@ -36,7 +38,8 @@ def convert(
     from fullyconv.progress import Console
 
     console = Console()
-    dataset = Dataset.open(data, classes=classes, ignore=ignore or ())
+    form = image_form(channels, value_range)
+    dataset = Dataset.open(data, classes=classes, ignore=ignore or (), image_form=form)
     for note in dataset.notes:
         console.say(note)
     done = run_conversion(dataset, out, kind, progress=console)

@@ -9,10 +9,12 @@ from fullyconv.errors import DataError
 from fullyconv.formats import (
     ade20k,
     camvid,
+    camvid_colors,
     cityscapes,
     coco,
     cvat,
     folders,
+    hugging_face,
     label_studio,
     labelme,
     nnunet,
@@ -84,10 +86,18 @@ _FORMATS = (
     (camvid.find_camvid, camvid.read_camvid),
     (voc.find_voc, voc.read_voc),
     (npy.find_npy, npy.read_npy),
+    (hugging_face.find_hugging_face, hugging_face.read_hugging_face),
+    (camvid_colors.find_camvid_colors, camvid_colors.read_camvid_colors),
 )
 """For each format, what finds the file or folder that tells it apart, and what reads it."""
 
-_WITHOUT_IMAGES = {camvid.read_camvid, voc.read_voc, npy.read_npy}
+_WITHOUT_IMAGES = {
+    camvid.read_camvid,
+    camvid_colors.read_camvid_colors,
+    hugging_face.read_hugging_face,
+    npy.read_npy,
+    voc.read_voc,
+}
 """Formats that have no folder images/."""
 
 Writer: TypeAlias = Callable[[Path, ClassTable, Iterable[Labelled]], list[Path]]
@@ -106,5 +116,7 @@ WRITERS: dict[str, Writer] = {
     "cityscapes": cityscapes.write_cityscapes,
     "ade20k": ade20k.write_ade20k,
     "camvid": camvid.write_camvid,
+    "npy": npy.write_npy,
+    "hugging-face": hugging_face.write_hugging_face,
 }
 """By the name that `fullyconv convert --format` takes."""

@@ -7,15 +7,21 @@ Images are [N, H, W, 3], floats 0..1 or uint8. Masks are [N, H, W, C] one-hot, w
 from collections.abc import Iterable
 from pathlib import Path
 
-from fullyconv.array_file import ARRAY_SUFFIX, image_items, mask_channels, open_images, open_masks
-from fullyconv.class_table import ClassEntry, default_color
-from fullyconv.errors import DataError
-from fullyconv.images import show_path
-from fullyconv.layout import SPLIT_NAMES, SPLIT_ORDER, KnownClasses, Layout, Sample, entries, ordered
+import numpy as np
 
-__all__ = ["array_classes", "describe_images", "find_npy", "pair_items", "read_npy"]
+from fullyconv.array_file import ARRAY_SUFFIX, image_items, mask_channels, open_images, open_masks
+from fullyconv.class_table import ClassEntry, ClassTable, default_color
+from fullyconv.errors import DataError
+from fullyconv.formats.labels import write_classes
+from fullyconv.formats.written import Labelled, masked_values
+from fullyconv.images import read_image, show_path
+from fullyconv.layout import SPLIT_NAMES, SPLIT_ORDER, KnownClasses, Layout, Sample, entries, ordered
+from fullyconv.shapes import Image, Mask
+
+__all__ = ["array_classes", "describe_images", "find_npy", "pair_items", "read_npy", "write_npy"]
 
 _IMAGES, _MASKS = "images", "seg"
+_WRITTEN = {"train": "training", "val": "validation", "test": "testing"}
 
 
 def find_npy(root: Path) -> Path | None:
@@ -99,6 +105,37 @@ def pair_items(images: Path, masks: Path, split: str | None, prefix: str = "") -
         )
     name = prefix or images.stem
     return [Sample(f"{name}/{path.name}", path, masks / path.name, split) for path in image_items(images)]
+
+
+def write_npy(folder: Path, table: ClassTable, items: Iterable[Labelled]) -> list[Path]:
+    """Write RGB images and masks of class indices as arrays, two a split, and classes.txt.
+
+    Data without splits are all training. All is held in memory.
+
+    Raises:
+        DataError: The images of a split differ in size.
+    """
+    values = dict(enumerate(range(table.num_classes)))
+    written: dict[str, list[tuple[Image, Mask]]] = {}
+    paths: list[Path] = []
+    for sample, target in items:
+        split = _WRITTEN[sample.split or "train"]
+        there = written.setdefault(split, [])
+        image = read_image(sample.image)
+        if there and there[0][0].shape != image.shape:
+            (height, width), (rows, columns) = there[0][0].shape[:2], image.shape[:2]
+            raise DataError(
+                f"{show_path(sample.image)}: expected {height} x {width} pixels as others of its array have, got "
+                f"{rows} x {columns}",
+                hint="convert to a format with a file for each image",
+            )
+        paths.append(folder / f"{_IMAGES}_{split}{ARRAY_SUFFIX}" / str(len(there)))
+        there.append((image, masked_values(target, values)))
+    for split, pairs in written.items():
+        for kind, arrays in zip((_IMAGES, _MASKS), zip(*pairs, strict=True), strict=True):
+            np.save(folder / f"{kind}_{split}{ARRAY_SUFFIX}", np.stack(arrays), allow_pickle=False)
+    write_classes(folder, table, values)
+    return paths
 
 
 def array_classes(masks: Iterable[Path]) -> KnownClasses | None:

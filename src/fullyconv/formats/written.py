@@ -9,12 +9,22 @@ import numpy as np
 
 from fullyconv.array_file import is_item
 from fullyconv.class_table import IGNORE_INDEX, ClassTable, Color, default_color
+from fullyconv.embedded import is_embedded, open_binary
 from fullyconv.errors import DataError
-from fullyconv.images import read_image, show_path, write_image, write_mask
+from fullyconv.images import opened, read_image, show_path, write_image, write_mask
 from fullyconv.layout import SPLIT_NAMES, Sample, entries, some
 from fullyconv.shapes import Mask
 
-__all__ = ["Labelled", "copy_image", "distinct_colors", "flat_names", "located", "write_values"]
+__all__ = [
+    "Labelled",
+    "copy_image",
+    "distinct_colors",
+    "flat_names",
+    "image_suffix",
+    "located",
+    "masked_values",
+    "write_values",
+]
 
 
 class Labelled(NamedTuple):
@@ -75,14 +85,25 @@ def copy_image(image: Path, folder: Path, name: str) -> Path:
     Returns:
         The file that was made.
     """
-    suffix = ".png" if is_item(image) else image.suffix
-    path = folder / f"{name}{suffix}"
+    path = folder / f"{name}{image_suffix(image)}"
     path.parent.mkdir(parents=True, exist_ok=True)
     if is_item(image):
         write_image(path, read_image(image))
     else:
-        shutil.copyfile(image, path)
+        with open_binary(image) as source, path.open("wb") as copy:
+            shutil.copyfileobj(source, copy)
     return path
+
+
+def image_suffix(image: Path) -> str:
+    """The suffix of what `copy_image` makes of an image."""
+    if is_item(image):
+        return ".png"
+    if not is_embedded(image):
+        return image.suffix
+    with opened(image) as file:
+        kind = str(file.format).lower()
+    return {"jpeg": ".jpg", "mpo": ".jpg", "tiff": ".tif"}.get(kind, f".{kind}")
 
 
 def write_values(
@@ -97,11 +118,17 @@ def write_values(
         values: The mask value of each class index.
         ignored: The mask value of pixels without a class.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = masked_values(target, values, ignored)
+    write_mask(path, stored, {value: table.classes[index].color for index, value in values.items()})
+
+
+def masked_values(target: Mask, values: Mapping[int, int], ignored: int = IGNORE_INDEX) -> Mask:
+    """Turn class indices into mask values: H x W uint8."""
     lookup = np.full(256, ignored, np.uint8)
     for index, value in values.items():
         lookup[index] = value
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_mask(path, lookup[target], {value: table.classes[index].color for index, value in values.items()})
+    return lookup[target]
 
 
 def flat_names() -> Callable[[Sample], str]:
