@@ -7,7 +7,7 @@ dataset_info.json (github.com/huggingface/datasets). Reading needs pyarrow, writ
 import io
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -25,7 +25,7 @@ from fullyconv.layout import SPLIT_NAMES, Layout, Sample, ordered
 
 __all__ = ["find_hugging_face", "read_hugging_face", "write_hugging_face"]
 
-_SPLITS, _STATE = "dataset_dict.json", "state.json"
+_SPLITS, _STATE, _ID = "dataset_dict.json", "state.json", "id"
 _IMAGE_NAMES = ("image", "pixel_values", "img", "images")
 _MASK_NAMES = ("annotation", "label", "mask", "labels", "segmentation_mask", "semantic_segmentation", "annotated")
 _SPLIT_NAMES = {"train": "train", "val": "validation", "test": "test"}
@@ -78,15 +78,24 @@ def _rows(folder: Path, split: str | None) -> tuple[list[Sample], str]:
     for file in files:
         table = open_table(file)
         paths = [_names(table, column, file) for column in (image, mask)]
+        ids = _strings(table) or [_id(name) for name, _ in paths[0]]
         for row, names in enumerate(zip(*paths, strict=True)):
             found = [
                 Path(name) if is_alone else file / str(row) / column
                 for (name, is_alone), column in zip(names, (image, mask), strict=True)
             ]
-            samples.append(Sample(_id(names[0][0]), found[0], found[1], split))
+            samples.append(Sample(ids[row], found[0], found[1], split))
     if len({sample.id for sample in samples}) < len(samples):  # or they have no names
         samples = [Sample(f"{place:06}", s.image, s.mask, s.split) for place, s in enumerate(samples)]
     return samples, f"{image} + {mask}"
+
+
+def _strings(table: Any) -> list[str]:
+    """The names in a column of names; none if there is no such column."""
+    if _ID not in table.column_names:
+        return []
+    names = table.column(_ID).to_pylist()
+    return [_id(f"{name}.x") for name in names] if all(isinstance(name, str) for name in names) else []
 
 
 def _id(name: str) -> str:
@@ -113,13 +122,13 @@ def _columns(table: Any, file: Path) -> tuple[str, str]:
     )
 
 
-def _names(table: Any, column: str, file: Path) -> Iterator[tuple[str, bool]]:
+def _names(table: Any, column: str, file: Path) -> list[tuple[str, bool]]:
     """What each file of a column is called, and whether it lies beside the table and not in it."""
     with understood(show_path(file), f"bytes and paths in column {column}"):
         struct = table.column(column).combine_chunks()
         has_bytes = struct.field("bytes").is_valid().to_pylist()
         paths = struct.field("path").to_pylist()
-    return iter([(str(path or ""), not there) for path, there in zip(paths, has_bytes, strict=True)])
+    return [(str(path or ""), not there) for path, there in zip(paths, has_bytes, strict=True)]
 
 
 def write_hugging_face(folder: Path, table: ClassTable, items: Iterable[Labelled]) -> list[Path]:
@@ -133,7 +142,8 @@ def write_hugging_face(folder: Path, table: ClassTable, items: Iterable[Labelled
     library = import_module("datasets")
     values = dict(enumerate(range(table.num_classes)))
     library.disable_progress_bars()
-    features = library.Features({"image": library.Image(), "annotation": library.Image()})
+    kinds = {"image": library.Image(), "annotation": library.Image(), _ID: library.Value("string")}
+    features = library.Features(kinds)
     written: list[tuple[str, int]] = []
     with tempfile.TemporaryDirectory(dir=folder.parent) as working:
         writers: dict[str, Any] = {}
@@ -146,7 +156,7 @@ def write_hugging_face(folder: Path, table: ClassTable, items: Iterable[Labelled
             with open_binary(sample.image) as file:
                 image = {"bytes": file.read(), "path": f"{sample.id}{image_suffix(sample.image)}"}
             mask = {"bytes": _png(masked_values(target, values)), "path": f"{sample.id}.png"}
-            writers[split].write({"image": image, "annotation": mask})
+            writers[split].write({"image": image, "annotation": mask, _ID: sample.id})
             written.append((split, counts.setdefault(split, 0)))
             counts[split] += 1
         for writer in writers.values():
