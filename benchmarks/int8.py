@@ -115,7 +115,7 @@ def measure(name: str, dataset: Dataset, seed: int, folder: Path) -> dict[str, o
     network = quantized(encoder, calibration)
     times = {"float32": pass_seconds(encoder, images)}
     times["bfloat16"] = pass_seconds(encoder.set_precision(torch.bfloat16), images)
-    module = sys.modules["fullyconv.train"]  # the name itself is the function
+    module = sys.modules["fullyconv.session"]
     build = module.build_model
 
     def build_quantized(*arguments: object) -> FCN:

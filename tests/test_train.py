@@ -26,7 +26,7 @@ from fullyconv.model import build_model
 from fullyconv.model_file import load_model, read_description
 from fullyconv.progress import Silent
 from fullyconv.synthetic import write_dataset
-from fullyconv.train import one_cycle, train
+from fullyconv.train import train
 from fullyconv.transforms import make_views
 from fullyconv.upsample import upsample_logits
 
@@ -208,14 +208,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_best_model(data, c
         loss = step_loss(*args)
         return loss * math.nan if len(calls) > 6 else loss
 
-    monkeypatch.setattr(sys.modules["fullyconv.train"], "step_loss", broken)
+    monkeypatch.setattr(sys.modules["fullyconv.session"], "step_loss", broken)
     with pytest.raises(TrainingError, match="the loss is nan"):
         train(data, tmp_path / "run", recipe(**QUICK), cache=cache)
     assert load_model(tmp_path / "run" / "best.safetensors").class_table.num_classes == 5
 
 
 def test_early_stopping_ends_a_run_whose_val_does_not_rise(data, cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["fullyconv.train"], "one_cycle", lambda position: 0.0)
+    monkeypatch.setattr(sys.modules["fullyconv.session"], "one_cycle", lambda position: 0.0)
     result = train(data, tmp_path / "run", recipe(**{**QUICK, "epochs": 9, "patience": 2}), cache=cache)
     assert len(result.history) < 9
     assert "stopping early" in (result.run / "log.txt").read_text()
@@ -322,14 +322,6 @@ def test_the_sampled_loss_is_the_full_one_on_average():
         sampled, full = step_loss(model, drawn, loss, None), step_loss(model, whole, loss, None)
         assert torch.allclose(sampled, full, atol=1e-6)
     assert upsample_logits(decoder(features), 4, (16, 16)).shape == (2, 4, 16, 16)
-
-
-def test_one_cycle_rises_then_falls_to_nearly_nothing():
-    rates = np.array([one_cycle(position) for position in np.linspace(0, 1, 101)])
-    assert rates[0] == pytest.approx(1 / 25)
-    assert rates.argmax() == 30
-    assert rates.max() == pytest.approx(1)
-    assert rates[-1] == pytest.approx(1e-4)
 
 
 def test_one_wrong_mask_ends_the_run_before_the_first_epoch(tmp_path, cache):

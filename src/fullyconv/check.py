@@ -14,7 +14,7 @@ from fullyconv.errors import DataError
 from fullyconv.images import show_path
 from fullyconv.shapes import Size
 
-__all__ = ["DataSummary", "check_dataset", "summarise"]
+__all__ = ["DataSummary", "check_dataset", "refuse_unlabelled", "summarise"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ def check_dataset(dataset: Dataset) -> DataSummary:
         raise DataError(f"{show_path(dataset.root)}: expected samples, got none")
     counts = np.stack([counts for counts, _ in checked])
     summary = summarise(dataset.class_table, counts, [size for _, size in checked])
-    _refuse_unlabelled(summary, dataset)
+    refuse_unlabelled(summary, dataset)
     return summary
 
 
@@ -121,7 +121,16 @@ def _check_sample(dataset: Dataset, sample: Sample) -> tuple[npt.NDArray[np.int6
     return np.bincount(target.ravel(), minlength=256).astype(np.int64), size
 
 
-def _refuse_unlabelled(summary: DataSummary, dataset: Dataset) -> None:
+def refuse_unlabelled(summary: DataSummary, dataset: Dataset) -> None:
+    """Refuse a split without labelled pixels, or one to learn from with a single class.
+
+    Args:
+        summary: Of the split.
+        dataset: The split.
+
+    Raises:
+        DataError: It is such a split.
+    """
     splits = {sample.split for sample in dataset}
     kind = f"{', '.join(dataset.splits)} masks" if dataset.splits else "masks"
     masks = f"{show_path(dataset.root)}: all {len(dataset)} {kind}"

@@ -130,17 +130,23 @@ class _Facts:
     highest: int | None
 
 
-def examine(dataset: Dataset, *, progress: Progress | None = None) -> Examination:
+def examine(dataset: Dataset, *, strict: bool = False, progress: Progress | None = None) -> Examination:
     """Look at every image and mask of a data set.
 
     Args:
         dataset: All its splits.
+        strict: Stop at the first one that cannot be read.
         progress: Where to report.
+
+    Raises:
+        DataError: With `strict`, what is wrong with that one.
     """
     progress = progress or Silent()
     found: dict[Sample, _Facts | DataError] = {}
     with progress.track("looking at images", len(dataset)) as step, ThreadPoolExecutor(max_workers=2) as pool:
         for sample, facts in zip(dataset, pool.map(lambda one: _look(dataset, one), dataset), strict=True):
+            if strict and isinstance(facts, DataError):
+                raise facts
             found[sample] = facts
             step()
     facts_of = {sample: facts for sample, facts in found.items() if isinstance(facts, _Facts)}

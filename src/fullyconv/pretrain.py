@@ -33,9 +33,9 @@ from fullyconv.image_form import RGB, ImageForm
 from fullyconv.pictures import reconstruction_panel, save_picture
 from fullyconv.progress import Progress, Silent, duration
 from fullyconv.run_folder import RunFolder
+from fullyconv.session import one_cycle
 from fullyconv.shapes import Image, Size
 from fullyconv.sizes import padded_size
-from fullyconv.train import one_cycle
 
 __all__ = ["PretrainResult", "pretrain", "reconstruct"]
 
