@@ -62,6 +62,7 @@ class Dataset:
         ignore: Sequence[int] = (),
         class_table: ClassTable | None = None,
         image_form: ImageForm = RGB,
+        faults: list[DataError] | None = None,
     ) -> "Dataset":
         """Find the images and masks of a data set and the classes of its masks.
 
@@ -79,6 +80,8 @@ class Dataset:
             class_table: The classes as a model knows them: masks are read with it, and `classes` and `ignore`
                 may not be given.
             image_form: How the images are read: as RGB, or as so many channels.
+            faults: Takes note of files without a partner, and masks that cannot be read say nothing of the
+                classes; without it both are errors.
 
         Raises:
             DataError: Nothing is found, files cannot be paired, or the classes remain unclear.
@@ -90,14 +93,16 @@ class Dataset:
         if class_table is not None and (classes is not None or ignore):
             raise UsageError("expected either a class table, or classes and values to ignore, got both")
         root = Path(path)
-        layout = find_samples(root)
+        layout = find_samples(root, faults)
         if image_form.is_usual:
             for array in {sample.image.parent for sample in layout.samples if is_item(sample.image)}:
                 open_rgb_images(array)
         if class_table is None:
             folder = root if root.is_dir() else root.parent
             declared = _declared(classes, (folder, layout.folder or folder))
-            class_table, meaning = _find_classes(layout, declared, tuple(ignore), show_path(root))
+            class_table, meaning = _find_classes(
+                layout, declared, tuple(ignore), show_path(root), faults is not None
+            )
         else:
             meaning = f"masks are read with the model's table of {class_table.num_classes} classes"
             layout.notes += _other_names(class_table, _known_entries(layout, root))
@@ -261,7 +266,7 @@ def _other_names(table: ClassTable, entries: Sequence[ClassEntry]) -> list[str]:
 
 
 def _find_classes(
-    layout: Layout, declared: _Declared | None, ignore: tuple[int, ...], where: str
+    layout: Layout, declared: _Declared | None, ignore: tuple[int, ...], where: str, lenient: bool = False
 ) -> tuple[ClassTable, str]:
     """The class table, and the masks' meaning in words."""
     known = layout.classes
@@ -269,6 +274,8 @@ def _find_classes(
         declared = _Declared(known.entries, known.name, has_colors=known.colored)
         ignore = (*ignore, *known.ignored)
     masks = [sample.mask for sample in layout.samples if isinstance(sample.mask, Path)]
+    if lenient:
+        masks = [mask for mask in masks if _is_readable(mask)] or masks
     modes = [mask_mode(mask) for mask in masks]
     colored = any(mode in _COLOR_MODES for mode in modes)
     if declared and declared.has_colors and colored:
@@ -344,6 +351,14 @@ def _values_in(masks: Sequence[Path], modes: Sequence[str]) -> frozenset[int]:
             hint="save all masks in the same way",
         )
     return values
+
+
+def _is_readable(mask: Path) -> bool:
+    try:
+        _values_of(mask)
+    except DataError:
+        return False
+    return True
 
 
 def _values_of(mask: Path) -> frozenset[int]:

@@ -130,11 +130,14 @@ class _Facts:
     highest: int | None
 
 
-def examine(dataset: Dataset, *, strict: bool = False, progress: Progress | None = None) -> Examination:
+def examine(
+    dataset: Dataset, faults: Sequence[DataError] = (), *, strict: bool = False, progress: Progress | None = None
+) -> Examination:
     """Look at every image and mask of a data set.
 
     Args:
         dataset: All its splits.
+        faults: What was wrong with files that are no part of it.
         strict: Stop at the first one that cannot be read.
         progress: Where to report.
 
@@ -161,6 +164,7 @@ def examine(dataset: Dataset, *, strict: bool = False, progress: Progress | None
         sum((facts.widths for facts in facts_of.values()), np.zeros((dataset.class_table.num_classes, _WIDEST)))
     )
     findings = [
+        *(Finding("error", "unpaired", str(problem)) for problem in faults),
         *(
             Finding("error", "unreadable", str(problem), (show_path(sample.image),))
             for sample, problem in found.items()
@@ -306,6 +310,8 @@ def of_classes(summaries: Mapping[str, DataSummary], dataset: Dataset) -> Iterat
         yield Finding("warning", "absent", f"classes that no mask has: {some(absent.tolist())}")
     if seen.sum() < 2:
         text = "train has fewer than two classes: there is nothing to tell apart"
+        if not seen.any():
+            text = "train has no labelled pixel: all are ignored"
         yield Finding("error", "one-class", text)
     rare = [n for n, count in zip(names, learned.image_counts, strict=True) if 0 < count < 3 <= len(learned.sizes)]
     if rare:

@@ -113,6 +113,7 @@ class Layout:
         classes: What the masks mean by custom.
         folder: Where the files lie, if that is a folder within the one that was given.
         notes: What else was left out or assumed, in sentences.
+        faults: What is wrong with single files, where that is not to be raised; None where it is.
     """
 
     samples: tuple[Sample, ...] = ()
@@ -122,6 +123,7 @@ class Layout:
     classes: KnownClasses | None = None
     folder: Path | None = None
     notes: list[str] = field(default_factory=list)
+    faults: list[DataError] | None = None
 
 
 def ordered(samples: Iterable[Sample]) -> tuple[Sample, ...]:
@@ -138,8 +140,12 @@ def _natural(text: str) -> tuple[list[str | int], str]:
 # ---- folders ----
 
 
-def read_folders(root: Path) -> Layout:
+def read_folders(root: Path, faults: list[DataError] | None = None) -> Layout:
     """Pair a folder with `images` and `masks`; train, val, test above or below them, or neither.
+
+    Args:
+        root: The folder.
+        faults: Takes note of files without a partner, which are an error without it.
 
     Raises:
         DataError: It has none or two of them, or an image or mask has no partner.
@@ -152,7 +158,7 @@ def read_folders(root: Path) -> Layout:
             f"{next(iter(splits.values())).name}/",
             hint="keep the folders of one of the two here",
         )
-    layout = Layout()
+    layout = Layout(faults=faults)
     pairs: list[tuple[str | None, Path, Path]]
     if splits:
         pairs = [(name, *_pair_of_folders(folder)) for name, folder in splits.items()]
@@ -325,19 +331,25 @@ def pair_folder(images: Path, masks: Path, split: str | None, layout: Layout) ->
         else:
             paired[partner] = mask
             layout.stripped |= {suffix} - {""}
-    _refuse_unpaired("image", "mask", image_of, set(paired), images, masks)
-    _refuse_unpaired("mask", "image", mask_of, set(mask_of) - set(lonely), masks, images)
-    return [Sample(stem, image, paired[stem], split) for stem, image in image_of.items()]
+    for problem in (
+        _unpaired("image", "mask", image_of, set(paired), images, masks),
+        _unpaired("mask", "image", mask_of, set(mask_of) - set(lonely), masks, images),
+    ):
+        if problem is not None and layout.faults is None:
+            raise problem
+        if problem is not None and layout.faults is not None:
+            layout.faults.append(problem)
+    return [Sample(stem, image, paired[stem], split) for stem, image in image_of.items() if stem in paired]
 
 
-def _refuse_unpaired(
+def _unpaired(
     kind: str, other: str, file_of: Mapping[str, Path], paired: set[str], folder: Path, other_folder: Path
-) -> None:
+) -> DataError | None:
     alone = [stem for stem in file_of if stem not in paired]
     if not alone:
-        return
+        return None
     names = some(file_of[stem].relative_to(folder).as_posix() for stem in alone)
-    raise DataError(
+    return DataError(
         f"{len(alone)} of {len(file_of)} {kind}s in {show_path(folder)} have no {other} in "
         f"{show_path(other_folder)}: {names}",
         hint=f"a mask has the stem and subfolder of its image: add each {other}, or remove the {kind}",

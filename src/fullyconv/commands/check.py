@@ -4,7 +4,7 @@ import json
 import sys
 import typing
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from fullyconv.errors import DataError, UsageError
 
 if typing.TYPE_CHECKING:
     from fullyconv.findings import Examination
+    from fullyconv.progress import Console
 
 __all__ = ["check"]
 
@@ -31,25 +32,36 @@ def check(
     fix: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", help="Write the samples that can be read to a new folder, as images and masks."
+            metavar="FOLDER", help="Write what can be read or mended to a new folder, as images and masks."
         ),
     ] = None,
     cost: Annotated[bool, typer.Option(help="Say what reading the features will take.")] = True,
     as_json: Json = False,
 ) -> None:
     """Look at every image and mask before training, and say what is wrong: the exit code is 2 if anything is."""
-    from fullyconv.convert import convert
     from fullyconv.dataset import Dataset
     from fullyconv.findings import examine
+    from fullyconv.mend import guessed_table, mask_files
     from fullyconv.progress import Console
 
     console = Console()
+    faults: list[DataError] = []
     for path in (page, fix):
         if path is not None and path.exists():
             raise UsageError(f"{path} exists already", hint="choose another name")
     try:
         form = image_form(channels, value_range)
-        dataset = Dataset.open(data, classes=classes, ignore=ignore or (), image_form=form)
+        options: dict[str, Any] = {"image_form": form, "faults": faults}
+        try:
+            dataset = Dataset.open(data, classes=classes, ignore=ignore or (), **options)
+        except DataError as error:
+            table = guessed_table(mask_files(data)) if classes is None and fix is not None else None
+            if table is None:
+                raise
+            console.say(f"error: {error}")
+            console.say(f"taken for classes: the values {', '.join(map(str, table.values))}")
+            faults.clear()
+            dataset = Dataset.open(data, class_table=table, **options)
     except DataError as error:
         if as_json:
             finding = {"level": "error", "kind": "layout", "text": str(error), "files": []}
@@ -57,7 +69,7 @@ def check(
         raise
     for note in dataset.notes:
         console.say(note)
-    examination = examine(dataset, progress=console)
+    examination = examine(dataset, faults, progress=console)
     extra = [_cost(examination)] if cost and examination.errors == 0 else []
     if page is not None:
         _write_page(examination, extra, page)
@@ -66,10 +78,25 @@ def check(
     else:
         _print(examination, extra)
     if fix is not None:
-        done = convert(examination.sound, fix, progress=console)
-        console.say(f"{done.samples} of {len(dataset)} samples are in {fix}")
+        _fix(examination, fix, console)
     if examination.errors:
         raise typer.Exit(2)
+
+
+def _fix(examination: "Examination", folder: Path, console: "Console") -> None:
+    """Write what can be read, and masks that can be mended."""
+    from fullyconv.convert import convert
+    from fullyconv.mend import mend
+
+    broken = [sample for sample in examination.dataset if sample not in set(examination.sound)]
+    mended = mend(examination.dataset, broken)
+    if mended is not None:
+        console.say(
+            f"{mended.count} masks are snapped to the values of classes; {mended.ignored} of their pixels lie "
+            "between two and are ignored"
+        )
+    done = convert(mended.dataset if mended else examination.sound, folder, progress=console)
+    console.say(f"{done.samples} of {len(examination.dataset)} samples are in {folder}")
 
 
 def _print(examination: "Examination", extra: list[str]) -> None:

@@ -31,12 +31,14 @@ from fullyconv.layout import IMAGE_FOLDERS, MASK_FOLDERS, Layout, folder_named, 
 __all__ = ["WRITERS", "find_samples"]
 
 
-def find_samples(path: str | Path) -> Layout:
+def find_samples(path: str | Path, faults: list[DataError] | None = None) -> Layout:
     """Find the pairs of images and masks of a data folder or a list file.
 
     Args:
         path: A folder with `images` and `masks` (train, val, test above or below them, or neither), or of one of
             the formats in this package; one COCO file; or a text file with `image mask [split]` a line.
+        faults: Takes note of files without a partner in a folder with images and masks, which are an error
+            without it.
 
     Raises:
         DataError: Nothing is there, there are two layouts at once, a name is there twice, or an image or mask has
@@ -47,7 +49,7 @@ def find_samples(path: str | Path) -> Layout:
         if root.is_file():
             return coco.read_coco_file(root) if root.suffix.lower() == ".json" else read_list(root)
         if root.is_dir():
-            return _read_folder(root)
+            return _read_folder(root, faults)
     except OSError as error:
         raise DataError(f"{show_path(error.filename or root)}: cannot be read: {error.strerror}") from error
     raise DataError(
@@ -56,11 +58,11 @@ def find_samples(path: str | Path) -> Layout:
     )
 
 
-def _read_folder(root: Path) -> Layout:
+def _read_folder(root: Path, faults: list[DataError] | None) -> Layout:
     """Read a folder by the format whose mark it has; images/ and masks/ where it has none."""
     marks = {read: mark for find, read in _FORMATS if (mark := find(root)) is not None}
     if not marks:
-        return read_folders(root)
+        return read_folders(root, faults)
     # Formats with annotation files have their images in images/, too.
     usual = [folder for names in (IMAGE_FOLDERS, MASK_FOLDERS) if (folder := folder_named(root, names))]
     found = [*marks.values(), *(usual if set(marks) & _WITHOUT_IMAGES else ())]
