@@ -60,6 +60,8 @@ def convert(
     if any(sample.mask is None for sample in dataset):
         raise DataError(f"{show_path(dataset.root)}: expected a mask for every image, got images alone")
     with atomic_folder(folder) as temporary:
+        if kind != "folders":
+            _refuse_names(dataset)
         try:
             images = WRITERS[kind](temporary, dataset.class_table, _items(dataset, progress))
         except OSError as error:
@@ -67,6 +69,16 @@ def convert(
         found = Dataset.open(temporary, image_form=dataset.image_form)
         _compare(dataset, found, images, progress)
     return Conversion(folder, len(found), tuple(note.replace(str(temporary), str(folder)) for note in found.notes))
+
+
+def _refuse_names(dataset: Dataset) -> None:
+    """Refuse names of files that are no text: only a file system can hold them."""
+    for sample in dataset:
+        if any("\ud800" <= sign <= "\udfff" for sign in sample.id):
+            raise DataError(
+                f"{show_path(sample.image)}: expected a name in UTF-8, got other bytes",
+                hint="rename the image and its mask, or convert to folders",
+            )
 
 
 def _items(dataset: Dataset, progress: Progress) -> Iterator[Labelled]:

@@ -8,7 +8,7 @@ reads.
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ class Vectors:
         if self.geojson:
             path = self.out / f"{name}.geojson"
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, json.dumps(geojson(mask, self.table, place), ensure_ascii=False))
+            _write(path, _as_json(geojson(mask, self.table, place)))
         if self.coco:
             self._add_coco(image, mask)
         if self.rules is not None:
@@ -164,7 +164,7 @@ class Vectors:
                 if not is_background(name)
             ]
             document = {"images": self._images, "annotations": self._annotations, "categories": categories}
-            _write(self.out / COCO_FILE, json.dumps(document, ensure_ascii=False))
+            _write(self.out / COCO_FILE, _as_json(document))
 
 
 def geojson(mask: Mask, table: ClassTable, place: Place | None = None) -> dict[str, Any]:
@@ -206,7 +206,15 @@ def _closed(ring: npt.NDArray[np.float64], *, outer: bool) -> list[list[float]]:
     return [*points.tolist(), points[0].tolist()]
 
 
+def _as_json(document: Mapping[str, Any]) -> str:
+    """Names as they are; escaped where they are no text, as names of files may be."""
+    text = json.dumps(document, ensure_ascii=False)
+    return (
+        text if text.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in text) else json.dumps(document)
+    )
+
+
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path, overwrite=False) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")  # names as the system has them
