@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from machinery import Canary, mutations, run, save_small_model
+from machinery import SETTINGS, Canary, mutations, run, save_small_model
 
 from fullyconv.errors import ModelFileError
 from fullyconv.model_file import load_model
@@ -34,6 +34,31 @@ def mutate_model(folder: Path, tries: int) -> Iterator[bool]:
             yield False
 
 
+PLACES = {
+    "evil.tif": ("tiffs/images/a.tif", "tiffs/masks/a.tif"),
+    "evil.npy": ("arrays/images_training.npy", "arrays/seg_training.npy"),
+    "evil.arrow": ("table/rows.arrow",),
+    "evil.yaml": ("yolo/data.yaml", "yolo/labels/a.txt"),
+    "evil.checkpoint": ("resumed/checkpoint/epoch-0009.safetensors", "resumed/checkpoint/epoch-0008.safetensors"),
+}
+"""Where else a pickle is put, by its name."""
+
+
+def _places(folder: Path) -> None:
+    """Make the folders of these places, and a model and a run that are whole."""
+    for places in PLACES.values():
+        for place in places:
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+    (folder / "table" / "state.json").write_text('{"_data_files": [{"filename": "rows.arrow"}]}')
+    (folder / "yolo" / "images").mkdir()
+    shutil.copy(next((folder / "data/images/val").iterdir()), folder / "yolo/images/a.png")
+    save_small_model(folder / "m.safetensors")
+    shutil.rmtree(folder / "resumed")
+    run(folder, "train", "data", "-o", "resumed", *SETTINGS)
+    for checkpoint in (folder / "resumed/checkpoint").iterdir():
+        checkpoint.unlink()
+
+
 def plant_pickles(folder: Path, tries: int) -> Iterator[bool]:
     """D1: a pickle under the name of every kind of file that is read: refused, and not executed."""
     write_dataset(folder / "data", train=2, val=1, test=0, size=(96, 128), seed=0)
@@ -49,11 +74,22 @@ def plant_pickles(folder: Path, tries: int) -> Iterator[bool]:
         ("evil.safetensors", ["train", "data", "-o", "run4", "--encoder", "cae:evil.safetensors"]),
         ("evil.npy", ["predict", "evil.safetensors", "evil.npy", "-o", "out"]),
         ("evil.json", ["check", "evil.json"]),
-        ("evil.png", ["predict", "evil.safetensors", "evil.png", "-o", "out"]),
+        ("evil.png", ["predict", "m.safetensors", "evil.png", "-o", "out"]),
+        ("evil.tif", ["check", "tiffs", "--channels", "2"]),
+        ("evil.npy", ["train", "arrays", "-o", "run5", *SETTINGS]),
+        ("evil.arrow", ["check", "table"]),
+        ("evil.toml", ["train", "data", "-o", "run6", "--config", "evil.toml"]),
+        ("evil.rules", ["predict", "m.safetensors", image, "-o", "out", "--rules", "evil.rules"]),
+        ("evil.list", ["check", "evil.list"]),
+        ("evil.classes", ["check", "data", "--classes", "evil.classes"]),
+        ("evil.yaml", ["check", "yolo"]),
+        ("evil.checkpoint", ["train", "data", "-o", "resumed", "--resume"]),
     ]
+    _places(folder)
     for number in range(tries):
         name, arguments = plans[number % len(plans)]
-        shutil.copy(folder / "evil", folder / name)
+        for place in (name, *PLACES.get(name, ())):
+            shutil.copy(folder / "evil", folder / place)
         done = run(folder, *arguments)
         refused = done.returncode in (1, 2) and "Traceback" not in done.stderr
         if not refused or mark.exists():

@@ -53,7 +53,7 @@ FAULTS = {
     "C3": Fault("feature cache entries cut, flipped, zeroed: never used", 1000, c_cache.mutate_cache),
     "C5": Fault("a feature cache on a full disk, or one that is read only", 5, c_cache.no_room),
     "C6": Fault("pickles in place of cache entries: never executed", 20, c_cache.plant_entries),
-    "D1": Fault("pickles under every name that is read: never executed", 10, d_files.plant_pickles),
+    "D1": Fault("pickles in every place that is read: never executed", 19, d_files.plant_pickles),
     "D2": Fault("headers of tensor files that lie, or are changed: refused", 10_000, d_files.attack_headers),
     "D3": Fault("model files cut, flipped, zeroed: refused", 600, d_files.mutate_model),
     "E6": Fault("kill -9 of a prediction at random: no partial mask", 50, e_prediction.kill_prediction),

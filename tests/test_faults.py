@@ -131,4 +131,5 @@ def test_a_pickle_that_is_executed_is_found_out(faults, monkeypatch):
         return done
 
     monkeypatch.setattr(faults.d_files, "run", careless)
-    assert faults.cause("D1", 0.1) == (1, 1)
+    monkeypatch.setattr(faults.d_files, "_places", lambda folder: None)
+    assert faults.cause("D1", 0.05) == (1, 1)
