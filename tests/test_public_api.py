@@ -46,6 +46,7 @@ VERBS = {
     "convert",
     "info",
     "explain",
+    "import",
     "demo",
     "cache info",
     "cache clear",

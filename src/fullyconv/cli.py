@@ -23,6 +23,7 @@ from fullyconv.commands.demo import demo
 from fullyconv.commands.evaluate import evaluate
 from fullyconv.commands.explain import explain
 from fullyconv.commands.export import export
+from fullyconv.commands.import_ import import_
 from fullyconv.commands.info import info
 from fullyconv.commands.predict import predict
 from fullyconv.commands.pretrain import pretrain
@@ -56,6 +57,7 @@ for verb in (
     demo,
 ):
     app.command()(verb)
+app.command("import")(import_)
 cache_app = typer.Typer(help="Show or empty the feature cache.", no_args_is_help=True)
 cache_app.command()(cache.info)
 cache_app.command()(cache.clear)

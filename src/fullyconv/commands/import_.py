@@ -1,0 +1,29 @@
+"""fullyconv import."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["import_"]
+
+
+def import_(
+    weights: Annotated[
+        Path,
+        typer.Argument(metavar="WEIGHTS", help="A file that others published, such as fcn_resnet50_coco.pth."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="The model file.", show_default="WEIGHTS.safetensors"),
+    ] = None,
+) -> None:
+    """Turn weights that others published into a model file, every tensor checked by name and shape."""
+    from fullyconv.importers import import_model
+    from fullyconv.model import describe
+    from fullyconv.model_file import read_description, save_model
+
+    path = out or Path(f"{weights.stem}.safetensors")
+    save_model(import_model(weights), path, overwrite=False)
+    sys.stdout.write(f"{describe(read_description(path))}\n{path}\n")
