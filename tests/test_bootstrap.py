@@ -2,11 +2,10 @@
 
 import itertools
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from command_line import answer
 from tiny_data import tiny_dataset
 
 from fullyconv.bootstrap import METRICS, compare, groups_of, intervals, metrics_of
@@ -153,12 +152,11 @@ def trained(tmp_path_factory):
     return root / "data", train(Dataset.open(root / "data"), root / "run", config).model
 
 
-def test_the_commands(trained):
+def test_the_commands(trained, monkeypatch):
     data, model = trained
 
     def run(*arguments):
-        command = [sys.executable, "-m", "fullyconv", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return answer(monkeypatch, *arguments)
 
     done = run("compare", model, model, data)
     assert done.returncode == 0, done.stderr

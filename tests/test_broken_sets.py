@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_pretrain import run
+from command_line import run
 
 FAULTS = Path(__file__).parents[1] / "faults"
 sys.path.insert(0, str(FAULTS))

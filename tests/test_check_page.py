@@ -2,11 +2,10 @@
 
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+from command_line import answer
 from PIL import Image
 from test_findings import NAMES, photo, put, sound  # noqa: F401 - a fixture
 
@@ -15,9 +14,9 @@ from fullyconv.dataset import Dataset
 from fullyconv.findings import examine
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "fullyconv", "check", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture
+def run(monkeypatch):
+    return lambda *arguments: answer(monkeypatch, "check", *arguments)
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ def test_the_contact_sheet_shows_samples_in_their_colours(examined):
     assert contact_sheet(none) is None
 
 
-def test_the_command_says_everything_and_fails_on_errors_alone(sound, tmp_path_factory):  # noqa: F811
+def test_the_command_says_everything_and_fails_on_errors_alone(sound, tmp_path_factory, run):  # noqa: F811
     (sound / "classes.txt").write_text("0,background,0,0,0\n1,crack,9,0,0\n2,pit,0,9,0\n")
     good = run(sound)
     assert (good.returncode, good.stderr.count("\n")) == (0, 1)
@@ -68,7 +67,7 @@ def test_the_command_says_everything_and_fails_on_errors_alone(sound, tmp_path_f
     assert (again.returncode, "page.html exists already" in again.stderr) == (2, True)
 
 
-def test_what_cannot_be_opened_at_all_is_a_finding_too(tmp_path):
+def test_what_cannot_be_opened_at_all_is_a_finding_too(tmp_path, run):
     Image.fromarray(np.zeros((2, 2), np.uint8)).save(tmp_path / "a.png")
     done = run(tmp_path, "--json")
     assert done.returncode == 2

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from command_line import run
 from PIL import Image
-from test_pretrain import run
 
 from fullyconv.class_table import ClassTable
 from fullyconv.config import recipe

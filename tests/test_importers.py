@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from oracles import import_torchvision, random_reference
 from PIL import Image
-from test_pretrain import run
 
 from fullyconv.errors import WeightsError
 from fullyconv.importers import import_model

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from command_line import run
 from PIL import Image
-from test_pretrain import run
 
 from fullyconv.class_table import ClassTable
 from fullyconv.dataset import Dataset

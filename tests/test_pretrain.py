@@ -3,17 +3,16 @@
 import csv
 import json
 import math
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import tifffile
 import torch
+from command_line import run
 from PIL import Image
 from test_train import InterruptBefore
 
-from fullyconv import cli
 from fullyconv.config import PretrainConfig
 from fullyconv.encoders.cae import CAE, PRESETS, load_cae
 from fullyconv.errors import DataError, TrainingError, UsageError
@@ -239,15 +238,6 @@ def test_each_part_of_a_run_draws_for_itself():
 def test_psnr_of_a_tenth_is_20_db():
     assert psnr(0.01) == pytest.approx(20)
     assert math.isfinite(psnr(0))
-
-
-def run(monkeypatch, *words):
-    monkeypatch.setattr(sys, "argv", ["fullyconv", *map(str, words)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return end.code or 0
-    return 0
 
 
 def test_from_images_to_masks_on_the_command_line(tmp_path, monkeypatch, capsys):

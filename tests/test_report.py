@@ -3,10 +3,10 @@
 import re
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
+from command_line import answer
 from PIL import Image
 from tiny_data import tiny_dataset, write_pair
 
@@ -155,7 +155,7 @@ def test_a_browser_shows_the_page(dataset, tmp_path):
     assert (picture[:, -8:] == picture[0, -1]).mean() > 0.98
 
 
-def test_the_command_writes_one_page_of_a_run(tmp_path):
+def test_the_command_writes_one_page_of_a_run(tmp_path, monkeypatch):
     from fullyconv.config import recipe
     from fullyconv.synthetic import write_dataset
     from fullyconv.train import train
@@ -165,17 +165,7 @@ def test_the_command_writes_one_page_of_a_run(tmp_path):
     model = train(Dataset.open(tmp_path / "data"), tmp_path / "run", config).model
 
     def run():
-        command = [
-            sys.executable,
-            "-m",
-            "fullyconv",
-            "report",
-            model,
-            tmp_path / "data",
-            "-o",
-            tmp_path / "r.html",
-        ]
-        return subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+        return answer(monkeypatch, "report", model, tmp_path / "data", "-o", tmp_path / "r.html")
 
     done = run()
     assert done.returncode == 0, done.stderr

@@ -1,12 +1,11 @@
 """Rules on masks: what is counted, and files that are wrong."""
 
 import csv
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from command_line import answer
 from PIL import Image
 
 from fullyconv.class_table import ClassTable
@@ -112,7 +111,7 @@ def test_a_wrong_file_is_refused(tmp_path, text, message):
         read_rules(tmp_path / "none.toml", TABLE)
 
 
-def test_the_exit_code_says_whether_one_fails(tmp_path):
+def test_the_exit_code_says_whether_one_fails(tmp_path, monkeypatch):
     torch.manual_seed(1)
     save_model(FCN.build(TABLE, decoder="practical", stride=8, hidden=4), tmp_path / "m.safetensors")
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
@@ -120,10 +119,7 @@ def test_the_exit_code_says_whether_one_fails(tmp_path):
     def run(out, text):
         (tmp_path / "rules.toml").write_text(f"[[rule]]\nclass='{text}'\nmax_count=0\n")
         command = ["predict", tmp_path / "m.safetensors", tmp_path / "a.png", "-o", tmp_path / out]
-        command += ["--rules", tmp_path / "rules.toml"]
-        return subprocess.run(
-            [sys.executable, "-m", "fullyconv", *map(str, command)], capture_output=True, text=True, check=False
-        )
+        return answer(monkeypatch, *command, "--rules", tmp_path / "rules.toml")
 
     # All scores of an untrained model are 0, and of equal ones the first class wins.
     failed = run("out1", "background")

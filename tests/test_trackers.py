@@ -4,7 +4,7 @@ import sys
 import warnings
 
 import pytest
-from test_pretrain import run
+from command_line import run
 from test_train import QUICK, InterruptBefore, cache, data  # noqa: F401 - fixtures
 from tiny_data import tiny_dataset
 
