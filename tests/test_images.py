@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
@@ -417,3 +418,11 @@ def test_images_are_written_by_suffix(tmp_path):
     write_image(tmp_path / "a.JPG", COLORS)
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), COLORS)
     assert (tmp_path / "a.JPG").read_bytes()[:2] == b"\xff\xd8"
+
+
+def test_a_tiff_of_other_channels_is_not_called_damaged(tmp_path):
+    tifffile.imwrite(
+        tmp_path / "five.tif", np.zeros((5, 6, 5), np.uint16), photometric="minisblack", planarconfig="contig"
+    )
+    with pytest.raises(DataError, match=r"five\.tif: expected an image, .* See --channels"):
+        read_image(tmp_path / "five.tif")

@@ -27,6 +27,7 @@ __all__ = [
     "IGNORED_COLOR",
     "IMAGE_SUFFIXES",
     "SIDEWAYS",
+    "TIFF_BEGINNINGS",
     "image_size",
     "mask_mode",
     "opened",
@@ -45,6 +46,9 @@ __all__ = [
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Suffixes of files that are read as images or masks, in lower case; case does not matter in file names."""
+
+TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""The first bytes of TIFF and BigTIFF, of either order of bytes."""
 
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF") + (("WEBP",) if features.check("webp") else ())
 _SIXTEEN_BIT = ("I;16", "I;16B", "I;16L", "I;16N", "I")
@@ -338,9 +342,11 @@ def opened(path: str | Path, largest: int | None = None, hint: str = SMALLER) ->
             hint=hint,
         ) from error
     except UnidentifiedImageError as error:
+        hint = "the file is damaged or of another format: replace it or take it away"
+        if _begins_as_tiff(path):
+            hint = "a TIFF of other channels or numbers than 8 or 16 bits of grey or RGB? See --channels"
         raise DataError(
-            f"{where}: expected an image, got {_length(path)} bytes that are none",
-            hint="the file is damaged or of another format: replace it or take it away",
+            f"{where}: expected an image, got {_length(path)} bytes that are none", hint=hint
         ) from error
     except Exception as error:  # damaged files make Pillow raise a dozen kinds
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -348,6 +354,11 @@ def opened(path: str | Path, largest: int | None = None, hint: str = SMALLER) ->
             f"{where}: cannot read the image: {show_path(reason)}",
             hint="the file is damaged or unreadable: replace it or take it away",
         ) from error
+
+
+def _begins_as_tiff(path: Path) -> bool:
+    with open_binary(path) as file:
+        return file.read(4) in TIFF_BEGINNINGS
 
 
 def _length(path: Path) -> int:

@@ -18,7 +18,7 @@ from PIL import Image as PillowImage
 
 from fullyconv.array_file import is_item, item_size, read_stored_item
 from fullyconv.errors import DataError, FullyConvError, show_path
-from fullyconv.images import image_size, opened, raw_mode, upright
+from fullyconv.images import TIFF_BEGINNINGS, image_size, opened, raw_mode, upright
 from fullyconv.shapes import Size
 
 __all__ = ["explained", "is_tiff", "pillow_values", "read_stored", "stored_size", "tifffile"]
@@ -94,7 +94,7 @@ def is_tiff(path: Path) -> bool:
         if not path.is_file():  # opening a pipe would wait for ever
             return False
         with path.open("rb") as file:
-            return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+            return file.read(4) in TIFF_BEGINNINGS
     except OSError:
         return False
 

@@ -59,8 +59,8 @@ def explain(
     """Say what a network is made of, what becomes of an image's size in it, and draw it."""
     from fullyconv.diagrams import draw
     from fullyconv.explain import contribution_pictures, describe, figure_files, find_network, outline_of, sizes_of
-    from fullyconv.images import image_size
     from fullyconv.pictures import save_picture
+    from fullyconv.stored import stored_size
 
     if steps and out is None:
         raise UsageError("--steps needs a figure to draw", hint="name it with -o FIGURE.png")
@@ -68,7 +68,7 @@ def explain(
         raise UsageError("expected --size or --image, got both", hint="leave one out")
     network = find_network(model, classes, parsed(TrainConfig, options))
     outline = outline_of(network)
-    pixels = image_size(image) if image else parsed_size(size) if size is not None else None
+    pixels = stored_size(image) if image else parsed_size(size) if size is not None else None
     sizes = sizes_of(outline, pixels) if pixels else None
     files = figure_files(out, outline, steps=steps, contributions=data is not None) if out else {}
     measured = _contributions(network, outline, data, split, images) if data else None
