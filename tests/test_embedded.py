@@ -1,6 +1,8 @@
 """Files inside Arrow tables: opened as others are, refused by name where they are none."""
 
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow
@@ -92,3 +94,34 @@ def test_without_the_library_the_extra_is_named(table, monkeypatch):
     embedded._table.cache_clear()
     with pytest.raises(UsageError, match=r'needs pyarrow \(install it with: pip install "fullyconv\[datasets\]"'):
         open_table(table)
+
+
+READ = """
+import sys
+from pathlib import Path
+from fullyconv.embedded import open_binary, open_table
+from fullyconv.errors import DataError
+data, found = Path(sys.argv[1]).read_bytes(), 0
+import random
+for seed in range(400):
+    draw, changed = random.Random(seed), bytearray(data)
+    for _ in range(3):
+        changed[draw.randrange(len(changed))] = draw.randrange(256)
+    path = Path(sys.argv[2], f"{seed}.arrow")
+    path.write_bytes(changed)
+    try:
+        table = open_table(path)
+        for row in range(table.num_rows):
+            open_binary(path / str(row) / "image").read()
+    except DataError:
+        found += 1
+print(found)
+"""
+
+
+def test_no_table_that_was_changed_ends_the_process(table, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", READ, table, tmp_path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-300:]
+    assert int(done.stdout) > 20

@@ -1,12 +1,15 @@
 """Hugging Face datasets: those that the library itself writes, and what is wrong with others."""
 
+import io
 import json
 import warnings
 
 import numpy as np
+import pyarrow
 import pytest
 from PIL import Image
 
+from fullyconv.convert import convert
 from fullyconv.dataset import Dataset
 from fullyconv.errors import DataError, UsageError
 from fullyconv.features import _sha256
@@ -60,7 +63,9 @@ def test_one_data_set_without_splits_with_other_columns(tmp_path):
 
 def test_images_that_lie_beside_the_table_are_read_there(tmp_path):
     images, masks = pictures(2)
-    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    folder = tmp_path / "d"
+    folder.mkdir()
+    paths = [folder / "a.png", folder / "b.png"]
     for image, path in zip(images, paths, strict=True):
         image.save(path)
     features = datasets.Features({"image": datasets.Image(), "mask": datasets.Image()})
@@ -71,8 +76,6 @@ def test_images_that_lie_beside_the_table_are_read_there(tmp_path):
     for row in _rows(whole):
         writer.write(row)
     writer.finalize()
-    folder = tmp_path / "d"
-    folder.mkdir()
     file.rename(folder / "rows.arrow")
     (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "rows.arrow"}]}))
     data = Dataset.open(folder)
@@ -134,3 +137,52 @@ def test_writing_without_the_library_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(hugging_face, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r'pip install "fullyconv\[datasets\]"'):
         hugging_face.write_hugging_face(tmp_path, None, [])
+
+
+def write_rows(folder, rows):
+    """A table of rows as another program may write them."""
+    features = datasets.Features({"image": datasets.Image(), "mask": datasets.Image()})
+    whole = datasets.Dataset.from_dict({"image": [], "mask": []}, features=features)
+    folder.mkdir()
+    kind = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    columns = {name: pyarrow.array([row[name] for row in rows], kind) for name in ("image", "mask")}
+    table = pyarrow.table(columns).replace_schema_metadata(whole.features.arrow_schema.metadata)
+    with (
+        pyarrow.OSFile(str(folder / "rows.arrow"), "wb") as file,
+        pyarrow.ipc.new_stream(file, table.schema) as out,
+    ):
+        out.write_table(table)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "rows.arrow"}]}))
+    return folder
+
+
+def png(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+PICTURE = {"bytes": png(np.zeros((4, 5, 3), np.uint8)), "path": "a.png"}
+LABEL = {"bytes": png(np.arange(20, dtype=np.uint8).reshape(4, 5) % 2), "path": None}
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../secret.png", "nul\0.png", None])
+def test_a_table_names_no_file_outside_its_folder(tmp_path, name):
+    Image.new("RGB", (5, 4)).save(tmp_path / "secret.png")
+    folder = write_rows(tmp_path / "d", [{"image": {"bytes": None, "path": name}, "mask": LABEL}])
+    with pytest.raises(DataError, match=r"rows\.arrow, row 0, column image: expected the bytes of an image"):
+        Dataset.open(folder)
+
+
+def test_a_table_is_a_file_beside_its_state(tmp_path):
+    folder = write_rows(tmp_path / "d", [{"image": PICTURE, "mask": LABEL}])
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": "../d/rows.arrow"}]}))
+    with pytest.raises(DataError, match="expected names of files beside it"):
+        Dataset.open(folder)
+
+
+@pytest.mark.parametrize("names", [[None], ["a.png", "b.png", None], ["a\0b.png", "c\n.png"]])
+def test_rows_without_a_name_or_with_an_odd_one_can_be_converted(tmp_path, names):
+    rows = [{"image": {**PICTURE, "path": name}, "mask": LABEL} for name in names]
+    data = Dataset.open(write_rows(tmp_path / "d", rows))
+    assert convert(data, tmp_path / "out").samples == len(names)

@@ -8,7 +8,7 @@ from tiny_data import tiny_dataset, tiny_encoder
 from fullyconv.check import check_dataset
 from fullyconv.convert import convert
 from fullyconv.dataset import Dataset
-from fullyconv.errors import DataError
+from fullyconv.errors import DataError, UsageError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
 from fullyconv.formats import find_samples
@@ -236,8 +236,9 @@ def test_other_arrays_beside_them_are_counted(tmp_path):
 
 
 def test_arrays_are_written_and_images_of_other_sizes_refused(tmp_path):
-    save(tmp_path, **FITTING)
-    data = Dataset.open(tmp_path)
+    (tmp_path / "from").mkdir()
+    save(tmp_path / "from", **FITTING)
+    data = Dataset.open(tmp_path / "from")
     done = convert(data, tmp_path / "out", "npy")
     found = Dataset.open(done.folder)
     for sample, other in zip(data, found, strict=True):
@@ -247,3 +248,25 @@ def test_arrays_are_written_and_images_of_other_sizes_refused(tmp_path):
     with pytest.raises(DataError, match="expected 5 x 7 pixels as others of its array have, got 5 x 8"):
         convert(Dataset.open(tmp_path / "sizes"), tmp_path / "none", "npy")
     assert not (tmp_path / "none").exists()
+
+
+def test_arrays_of_other_images_are_converted_as_they_are_or_refused(tmp_path):
+    (tmp_path / "from").mkdir()
+    images = np.random.default_rng(0).integers(0, 65536, (3, *SIZE, 5), np.uint16)
+    save(tmp_path / "from", **{**FITTING, "images_training": images})
+    data = Dataset.open(tmp_path / "from", image_form=ImageForm(5))
+    for kind in ("folders", "coco", "hugging-face"):
+        convert(data, tmp_path / kind, kind)
+        found = Dataset.open(tmp_path / kind, image_form=ImageForm(5))
+        assert np.array_equal(found.read_image(found[1]), data.read_image(data[1]))
+    for kind in ("npy", "nnunet", "cityscapes"):
+        with pytest.raises(UsageError, match="is written with 8-bit RGB images, got 5 channels"):
+            convert(data, tmp_path / kind, kind)
+
+
+def test_arrays_of_rgb_become_hugging_face_datasets(tmp_path):
+    (tmp_path / "from").mkdir()
+    save(tmp_path / "from", **FITTING)
+    data = Dataset.open(tmp_path / "from")
+    found = Dataset.open(convert(data, tmp_path / "to", "hugging-face").folder)
+    assert np.array_equal(found.read_image(found[2]), data.read_image(data[2]))

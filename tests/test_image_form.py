@@ -40,6 +40,7 @@ def save_tiff(path, values):
         (np.uint16([0, 100, 4095, 5000]), ImageForm(1, (0, 4095)), [0, 100 * 255 / 4095, 255, 255]),
         (np.int16([-1000, 0, 3000]), ImageForm(1, (-1000, 3000)), [0, 63.75, 255]),
         (np.float32([-1, 0.5, 2]), ImageForm(1, (0, 1)), [0, 127.5, 255]),
+        (np.float64([-1e308, 0.5, 1e308]), ImageForm(1, (0, 1)), [0, 127.5, 255]),
     ],
 )
 def test_values_are_scaled_as_stated(values, form, expected):
@@ -60,6 +61,11 @@ def test_values_are_scaled_as_stated(values, form, expected):
             "expected values of 8 or 16 bits, got float32.*--value-range",
         ),
         (np.full((2, 2, 1), np.nan), ImageForm(1, (0, 1)), "expected numbers, got 4 values that are none"),
+        (
+            np.zeros((2, 2, 1), np.complex64),
+            ImageForm(1, (0, 1)),
+            "8 or 16 bits, got complex64",
+        ),
     ],
 )
 def test_images_of_another_form_are_refused(values, form, message):
@@ -192,6 +198,8 @@ def test_the_commands_read_what_the_model_reads(trained, tmp_path, capsys, monke
     truth = np.asarray(Image.open(folder / "data/masks/0.png"))
     assert (mask == truth).mean() > 0.95
     assert run(monkeypatch, *["evaluate", str(result.model), str(folder / "data"), "--split", "all"]) == 0
+    options = ["--split", "all", "--engine", "auto"]
+    assert run(monkeypatch, "evaluate", result.model, folder / "data", *options) == 0
     page = tmp_path / "page.html"
     assert (
         run(monkeypatch, *["report", str(result.model), str(folder / "data"), "--split", "all", "-o", str(page)])

@@ -111,3 +111,31 @@ def test_files_without_partner_do_not_hide_the_rest(tmp_path, monkeypatch, capsy
     assert "1 of 2 images in" in printed
     assert "1 of 2 masks in" in printed
     assert len(Dataset.open(tmp_path / "out")) == 1
+
+
+def test_ignored_pixels_stay_ignored_in_sound_and_in_mended_masks(tmp_path):
+    masks = write(tmp_path, (0, 60, 120), ["png", "jpg"])
+    for number, kind in enumerate(("png", "jpg")):
+        masks[number][:16] = 255
+        Image.fromarray(masks[number]).save(tmp_path / f"masks/{number}.{kind}", quality=95)
+    data = Dataset.open(tmp_path, faults=[])
+    mended = mend(data, set(data) - set(examine(data).sound))
+    for sample, mask in zip(mended.dataset, masks, strict=True):
+        target = mended.dataset.read_target(sample)
+        assert (target[:14] == 255).all()
+        assert np.array_equal(target[20:][target[20:] != 255], (mask // 60)[20:][target[20:] != 255])
+    assert np.array_equal(mended.dataset.read_target(mended.dataset[0]) == 255, masks[0] == 255)
+
+
+def test_sound_masks_with_a_class_near_255_are_not_touched(tmp_path):
+    masks = write(tmp_path, (0, 120, 240), ["png", "jpg"])
+    data = Dataset.open(tmp_path, faults=[])
+    assert mend(data, set(data) - set(examine(data).sound)) is None
+    assert (masks[0] == 240).any()
+
+
+def test_nothing_is_written_into_the_data(tmp_path, monkeypatch, capsys):
+    write(tmp_path / "data", (0, 255), ["png"] * 2)
+    assert run(monkeypatch, "check", tmp_path / "data", "--fix", tmp_path / "data" / "fixed", "--no-cost") == 2
+    assert "lies in the data set" in capsys.readouterr().err
+    assert not (tmp_path / "data" / "fixed").exists()

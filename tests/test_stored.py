@@ -99,3 +99,16 @@ def test_a_bomb_is_refused_from_its_header(tmp_path):
     tifffile.imwrite(tmp_path / "bomb.tif", shape=(30_000, 30_000), dtype=np.uint8)  # a hole in the file
     with pytest.raises(DataError, match="900 million pixels"):
         read_stored(tmp_path / "bomb.tif")
+
+
+def test_more_channels_than_wanted_are_refused_unread(tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "many.tif", shape=(50, 60, 900), dtype=np.uint16, photometric="minisblack")
+    monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", None)
+    with pytest.raises(DataError, match="expected 2 channels, got 50"):  # pages are channels
+        read_stored(tmp_path / "many.tif", channels=2)
+
+
+def test_values_of_which_0_is_white_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", FULL[..., 0], photometric="miniswhite")
+    with pytest.raises(DataError, match="values of which 0 is white"):
+        read_stored(tmp_path / "a.tif")

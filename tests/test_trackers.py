@@ -43,6 +43,9 @@ class Book:
     def finish(self, files):
         self.note("finish", [file.name for file in files])
 
+    def stop(self):
+        self.note("stop")
+
 
 def test_a_tracker_is_told_settings_epochs_and_pictures(data, cache, tmp_path):  # noqa: F811
     book = Book()
@@ -62,6 +65,7 @@ def test_a_resumed_run_goes_on_under_the_same_name(data, cache, tmp_path):  # no
     with pytest.raises(KeyboardInterrupt):
         train(data, folder, recipe(**QUICK), cache=cache, progress=InterruptBefore(3), trackers=[first])
     train(data, folder, recipe(**QUICK), resume=True, cache=cache, trackers=[second])
+    assert first.told[-1] == ("stop",)
     assert second.told[0] == (*first.told[0][:3], 2)
     assert [entry[1] for entry in [*first.told, *second.told] if entry[0] == "epoch"] == [1, 2, 3]
 
@@ -83,9 +87,10 @@ def test_one_that_fails_is_named_once_and_the_training_ends_in_the_same_bits(wha
     assert result.model.read_bytes() == plain.model.read_bytes()
 
 
-def test_one_that_cannot_begin_is_refused_before_the_first_epoch(data, cache, tmp_path):  # noqa: F811
+def test_one_that_cannot_begin_is_refused_and_the_folder_can_be_used_again(data, cache, tmp_path):  # noqa: F811
     with pytest.raises(UsageError, match="Book cannot be used: no route to host at start"):
         train(data, tmp_path / "run", recipe(**QUICK), cache=cache, trackers=[Book("start")])
+    assert train(data, tmp_path / "run", recipe(**QUICK), cache=cache).model.exists()
 
 
 def test_a_name_that_there_is_not_and_one_that_is_not_installed(monkeypatch):

@@ -20,6 +20,7 @@ __all__ = [
     "ARRAY_SUFFIX",
     "image_items",
     "is_item",
+    "is_rgb_item",
     "item_digest",
     "item_size",
     "mask_channels",
@@ -79,6 +80,16 @@ def open_rgb_images(path: Path) -> _Array:
     if array.shape[3] != 3 or array.dtype.newbyteorder("=") not in kinds:
         raise _no_rgb(path, array)
     return array
+
+
+def is_rgb_item(path: str | Path) -> bool:
+    """Whether an item is of an array of 8-bit RGB images, or of floats that become such.
+
+    Raises:
+        DataError: Its array is no array of images.
+    """
+    array = open_images(Path(path).parent)
+    return array.shape[3] == 3 and (array.dtype == np.uint8 or array.dtype.kind == "f")
 
 
 def _no_rgb(path: Path, array: _Array) -> DataError:

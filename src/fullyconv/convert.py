@@ -20,6 +20,10 @@ from fullyconv.progress import Progress, Silent
 __all__ = ["Conversion", "convert"]
 
 
+OF_RGB = ("nnunet", "cityscapes", "npy")
+"""Formats whose images are decoded and written anew."""
+
+
 @dataclass(frozen=True)
 class Conversion:
     """What was written.
@@ -57,6 +61,16 @@ def convert(
     folder, progress = Path(folder), progress or Silent()
     if kind not in WRITERS:
         raise UsageError(f"a format to write is one of {', '.join(WRITERS)}, got {kind}")
+    if not dataset.image_form.is_usual and kind in OF_RGB:
+        raise UsageError(
+            f"format {kind} is written with 8-bit RGB images, got {dataset.image_form}",
+            hint="choose a format that keeps the files of images, such as folders or coco",
+        )
+    if dataset.root.is_dir() and folder.resolve().is_relative_to(dataset.root.resolve()):
+        raise UsageError(
+            f"{show_path(folder)} lies in the data set {show_path(dataset.root)}, which is only read",
+            hint="choose a folder elsewhere",
+        )
     if any(sample.mask is None for sample in dataset):
         raise DataError(f"{show_path(dataset.root)}: expected a mask for every image, got images alone")
     with atomic_folder(folder) as temporary:

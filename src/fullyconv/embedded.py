@@ -36,7 +36,10 @@ def open_binary(path: Path) -> io.BufferedReader | io.BytesIO:
     table = open_table(place)
     if column not in table.column_names or row >= table.num_rows:
         raise DataError(f"{show_path(path)}: expected a row and a column of the table, got neither")
-    value = table.column(column)[row].as_py()
+    try:
+        value = table.column(column)[row].as_py()
+    except ValueError:  # text that is none
+        value = None
     if not isinstance(value, dict) or not isinstance(value.get("bytes"), bytes):
         raise DataError(f"{show_path(path)}: expected the bytes of an image, got none")
     return io.BytesIO(value["bytes"])
@@ -65,7 +68,10 @@ def _table(path: Path, changed: int, size: int) -> Any:
             f"{show_path(path)} needs pyarrow", hint='install it with: pip install "fullyconv[datasets]"'
         ) from None
     try:
-        return stream.open_stream(pyarrow.memory_map(str(path))).read_all()
-    except (OSError, pyarrow.ArrowException) as error:
+        table = stream.open_stream(pyarrow.memory_map(str(path))).read_all()
+        table.validate(full=True)  # offsets that lie would end the process
+        str(table.column_names)  # bytes that are no text are found here
+        return table
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{show_path(path)}: cannot read the table: {show_path(reason)}") from None

@@ -264,13 +264,14 @@ def _of_files(facts_of: dict[Sample, _Facts], dataset: Dataset) -> Iterator[Find
     deep = {sample: facts.highest for sample, facts in facts_of.items() if facts.highest is not None}
     dark = [show_path(sample.image.name) for sample, highest in deep.items() if 0 < highest < 16384]
     if dark:
-        highest = max(deep.values())
+        highest = max(value for value in deep.values() if value < 16384)
+        all_dark = len(dark) == len(deep)
         yield Finding(
             "warning",
             "dark-16-bit",
             f"{len(dark)} images with 16 bits use less than a quarter of the range (highest value {highest}): "
             "0..65535 becomes 0..255, and they turn nearly black. "
-            f"Train with --channels 1 --value-range 0,{highest}",
+            + (f"Train with --channels 1 --value-range 0,{highest}" if all_dark else "Are all of one kind?"),
             tuple(dark),
         )
     empty = [show_path(s.image.name) for s, facts in facts_of.items() if not facts.counts[:IGNORE_INDEX].sum()]

@@ -14,6 +14,7 @@ from typing import Any
 from fullyconv import __version__
 from fullyconv.atomic import atomic_folder
 from fullyconv.errors import ModelFileError, UsageError, show_path
+from fullyconv.image_form import ImageForm
 from fullyconv.model import FCN
 from fullyconv.model_file import load_model, read_description, save_model
 
@@ -91,6 +92,7 @@ def _facts(description: Mapping[str, Any]) -> list[tuple[str, str]]:
     encoder, decoder = description["encoder"], description["decoder"]
     return [
         ("encoder", f"{encoder['name']}, fixed; scales {encoder['scales']}, strides {encoder['strides']}"),
+        ("images", str(ImageForm.from_json(encoder.get("image_form")))),
         ("its weights", f"{encoder['weights_source']}, licence {encoder['weights_licence']}"),
         ("decoder", ", ".join(f"{key} {value}" for key, value in sorted(decoder.items()))),
         ("training", _training(description.get("training") or {})),

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from fullyconv.errors import DataError, UsageError, show_path
 from fullyconv.images import image_size, read_image, verify_image
 from fullyconv.shapes import Image, Pixels, Size
-from fullyconv.stored import read_stored, stored_size
+from fullyconv.stored import CHANNELS_HINT, read_stored, stored_size
 
 __all__ = ["RGB", "ImageForm", "shown"]
 
@@ -81,7 +81,9 @@ class ImageForm:
         Raises:
             DataError: The file cannot be read, or is not of this form.
         """
-        return read_image(path) if self.is_usual else self.scaled(read_stored(path), show_path(path))
+        return (
+            read_image(path) if self.is_usual else self.scaled(read_stored(path, self.channels), show_path(path))
+        )
 
     def size(self, path: str | Path) -> Size:
         """The (height, width) of what `read` gives, from the header."""
@@ -118,23 +120,23 @@ class ImageForm:
             got = f"{values.shape[2]}" if values.ndim == 3 else f"an array {list(values.shape)}"
             raise DataError(
                 f"{where}: expected {self.channels} channels, got {got}",
-                hint="say how many the images have with --channels, or leave it out for RGB",
+                hint=CHANNELS_HINT,
             )
         span = self.value_range or _RANGES.get(values.dtype.name)
-        if span is None:
+        if span is None or values.dtype.kind not in "iuf":
             raise DataError(
                 f"{where}: expected values of 8 or 16 bits, got {values.dtype}",
                 hint="say which values are black and white with --value-range LOW,HIGH",
             )
         # 8 and 16 bits are exact in float32, which is half the memory.
         found: npt.NDArray[Any] = values.astype(np.float64 if values.dtype.itemsize > 2 else np.float32)
-        found = (found - span[0]) * (255 / (span[1] - span[0]))
         if not np.isfinite(found).all():
             raise DataError(
                 f"{where}: expected numbers, got {int((~np.isfinite(found)).sum())} values that are none",
                 hint="fill them with a value of the range",
             )
-        pixels: Pixels = np.clip(found, 0, 255).astype(np.float32)
+        shares = (np.clip(found, *span) - span[0]) / (span[1] - span[0])
+        pixels: Pixels = np.clip(shares * 255, 0, 255).astype(np.float32)
         return pixels
 
 

@@ -77,6 +77,25 @@ class _Snapped:
         return str(self.path)
 
 
+@dataclass(frozen=True)
+class _Sound:
+    """A mask that can be read: its class indices."""
+
+    path: Path
+    table: ClassTable
+
+    def draw(self, size: Size) -> Mask:
+        """Draw H x W uint8 class indices; see `fullyconv.regions.Drawn`."""
+        return self.table.decode(read_mask_array(self.path), str(self))
+
+    def digest(self) -> str:
+        """What tells it from other masks."""
+        return hashlib.sha256(self.path.read_bytes() + repr(self.table.to_json()).encode()).hexdigest()
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
 def mend(dataset: Dataset, broken: Iterable[Sample]) -> Mended | None:
     """Snap the masks that cannot be read to the classes of a data set.
 
@@ -89,7 +108,7 @@ def mend(dataset: Dataset, broken: Iterable[Sample]) -> Mended | None:
     """
     table, broken = dataset.class_table, set(broken)
     values = table.values
-    ignored = tuple(value for value in table.ignored if value not in values)
+    ignored = tuple({*table.ignored, IGNORE_INDEX} - set(values))
     if table.encoding == "rgb" or np.diff(np.sort([*values, *ignored])).min() < LEAST_GAP:
         return None
     if not all(isinstance(sample.mask, Path) for sample in dataset):
@@ -97,12 +116,13 @@ def mend(dataset: Dataset, broken: Iterable[Sample]) -> Mended | None:
     samples, count, lost = [], 0, 0
     for sample in dataset:
         assert isinstance(sample.mask, Path)
+        if sample not in broken:
+            samples.append(replace(sample, mask=_Sound(sample.mask, table)))
+            continue
         snapped = _Snapped(sample.mask, values, ignored)
-        if sample in broken:
-            if (found := _ignored_by(dataset, sample, snapped)) is None:
-                continue
+        if (found := _ignored_by(dataset, sample, snapped)) is not None:
             count, lost = count + 1, lost + found
-        samples.append(replace(sample, mask=snapped))
+            samples.append(replace(sample, mask=snapped))
     if not count:
         return None
     entries = [replace(entry, value=index) for index, entry in enumerate(table.classes)]

@@ -143,6 +143,12 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     # An autoencoder's encoder has many forms under one name, and says which.
     form = _ENCODER | {name: dict for name in ("architecture", "image_form") if name in encoder}
     _check_form(encoder, form, f"{where}: encoder")
+    if "image_form" in encoder:
+        image_form = dict(encoder["image_form"])
+        span = image_form.pop("value_range", None)
+        _check_form(image_form, {"channels": int}, f"{where}: image form")
+        if span is not None:
+            _check_form({"value_range": span}, {"value_range": list[float]}, f"{where}: image form")
     _check_form({"name": decoder.get("name")}, {"name": str}, f"{where}: decoder")
     for name, value in [*encoder.items(), *decoder.items()]:
         if isinstance(value, list) and len(value) > _MAX_LIST:

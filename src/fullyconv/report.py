@@ -41,7 +41,7 @@ class ConfidentPredictor(MaskPredictor, Protocol):
     """What a report asks of a model."""
 
     def predict_with_confidence(self, image: Pixels) -> tuple[Mask, npt.NDArray[np.float32]]:
-        """Return the H x W mask of an H x W x 3 uint8 RGB image, and the H x W probabilities of its classes."""
+        """Return the H x W mask of an of the data set image, and the H x W probabilities of its classes."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -76,7 +76,7 @@ class RunFolder:
                 f"{path} has no run to resume: there is no config.toml in it", hint="leave --resume out"
             )
         # What a run leaves that was killed before it wrote its settings.
-        remains = {".lock", "split.csv", "log.txt"}
+        remains = {".lock", "split.csv", "log.txt", "tracking.txt", "tensorboard", "wandb"}
         empty = not path.exists() or (path.is_dir() and {entry.name for entry in path.iterdir()} <= remains)
         if not resume and not empty:
             hint = "give --resume to go on with it, or another folder with -o"
@@ -105,7 +105,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove what a run writes before its first epoch."""
-        for name in ("config.toml", "split.csv", "log.txt"):
+        for name in ("config.toml", "split.csv", "log.txt", "tracking.txt"):
             (self.path / name).unlink(missing_ok=True)
 
     def say(self, line: str) -> None:

@@ -130,7 +130,6 @@ class Session:
             self.run.say(f"resuming after epoch {len(history)} of {self.epochs}")
         else:
             self._checkpoint(history)  # What --from gave is kept from the first moment on.
-        self.trackers.start(self.run.path, self.identity["config"], len(history))
         best = max((row["mean_iou"] for row in history), default=-1.0) if self.run.best.exists() else -1.0
         for epoch in range(len(history), self.epochs):
             if self._exhausted(history):

@@ -17,11 +17,14 @@ import numpy.typing as npt
 from PIL import Image as PillowImage
 
 from fullyconv.array_file import is_item, item_size, read_stored_item
+from fullyconv.embedded import is_embedded, open_binary
 from fullyconv.errors import DataError, FullyConvError, show_path
 from fullyconv.images import TIFF_BEGINNINGS, image_size, opened, raw_mode, upright
 from fullyconv.shapes import Size
 
-__all__ = ["explained", "is_tiff", "pillow_values", "read_stored", "stored_size", "tifffile"]
+CHANNELS_HINT = "a model reads what it was trained on; train, check, convert: say how many with --channels"
+
+__all__ = ["CHANNELS_HINT", "explained", "is_tiff", "pillow_values", "read_stored", "stored_size", "tifffile"]
 
 _Array: TypeAlias = npt.NDArray[Any]
 
@@ -30,11 +33,12 @@ _UPRIGHT = 1
 _ORIENTATION = 274
 
 
-def read_stored(path: str | Path, largest: int | None = None) -> _Array:
+def read_stored(path: str | Path, channels: int | None = None, largest: int | None = None) -> _Array:
     """Read the numbers of an image, upright by its EXIF orientation.
 
     Args:
         path: An image file, or an item of an array.
+        channels: How many it has to have, where that is known: another number is refused unread.
         largest: Pixels that it may have, if not as many as Pillow takes for safe.
 
     Returns:
@@ -47,9 +51,9 @@ def read_stored(path: str | Path, largest: int | None = None) -> _Array:
         return read_stored_item(path)
     path = Path(path)
     if is_tiff(path) and find_spec("tifffile") is not None:
-        with explained(path), tifffile().TiffFile(path) as file:
+        with explained(path), open_binary(path) as data, tifffile().TiffFile(data) as file:
             if file.pages[0].tags.valueof(_ORIENTATION, _UPRIGHT) == _UPRIGHT:
-                return _channels_last(file, show_path(path), largest)
+                return _channels_last(file, show_path(path), channels, largest)
     with opened(path, largest) as image:
         if "16" in raw_mode(image) and image.mode in ("RGB", "RGBA", "LA"):
             return upright(image, _deep_png(path, show_path(path)))
@@ -66,7 +70,7 @@ def stored_size(path: str | Path) -> Size:
         return item_size(path)
     path = Path(path)
     if is_tiff(path) and find_spec("tifffile") is not None:
-        with explained(path), tifffile().TiffFile(path) as file:
+        with explained(path), open_binary(path) as data, tifffile().TiffFile(data) as file:
             page = file.pages[0]
             if page.tags.valueof(_ORIENTATION, _UPRIGHT) == _UPRIGHT:
                 return page.imagelength, page.imagewidth
@@ -91,11 +95,11 @@ def pillow_values(image: PillowImage.Image, where: str = "image") -> _Array:
 def is_tiff(path: Path) -> bool:
     """Whether a file begins as TIFF or BigTIFF does. What cannot be opened is left to others to complain of."""
     try:
-        if not path.is_file():  # opening a pipe would wait for ever
+        if not (is_embedded(path) or path.is_file()):  # opening a pipe would wait for ever
             return False
-        with path.open("rb") as file:
+        with open_binary(path) as file:
             return file.read(4) in TIFF_BEGINNINGS
-    except OSError:
+    except (OSError, DataError):
         return False
 
 
@@ -104,7 +108,7 @@ def tifffile() -> Any:
     return import_module("tifffile")
 
 
-def _channels_last(file: Any, where: str, largest: int | None) -> _Array:
+def _channels_last(file: Any, where: str, channels: int | None, largest: int | None) -> _Array:
     """The image of a TIFF whose channels are samples, planes or pages."""
     images = [series for series in file.series if not series.keyframe.is_reduced]
     level = images[0].levels[0]
@@ -114,11 +118,15 @@ def _channels_last(file: Any, where: str, largest: int | None) -> _Array:
             f"{where}: expected one image, got {len(images)} of axes {level.axes}",
             hint="save each as a file of its own",
         )
-    if level.keyframe.photometric.name == "PALETTE":
-        raise DataError(f"{where}: expected an image of plain channels, got a palette")
+    if (kind := level.keyframe.photometric.name) in ("PALETTE", "MINISWHITE"):
+        what = "a palette" if kind == "PALETTE" else "values of which 0 is white"
+        raise DataError(f"{where}: expected an image of plain channels, got {what}")
     pixels, most = level.keyframe.imagelength * level.keyframe.imagewidth, largest or _safe_pixels()
     if pixels > most:
         raise DataError(f"{where}: the image has {pixels / 1e6:.0f} million pixels, too many to be read safely")
+    there = level.shape[level.axes.index(others[0])] if others else 1
+    if there != (channels or there):
+        raise DataError(f"{where}: expected {channels} channels, got {there}", hint=CHANNELS_HINT)
     values: _Array = level.asarray()
     place = level.axes.index(others[0]) if others else values.ndim
     values = values if others else values[..., None]
@@ -135,7 +143,8 @@ def _deep_png(path: Path, where: str) -> _Array:
         raise DataError(
             f"{where}: colours of 16 bits need imagecodecs", hint='install it with: pip install "fullyconv[large]"'
         )
-    values: _Array = import_module("imagecodecs").png_decode(path.read_bytes())
+    with open_binary(path) as file:
+        values: _Array = import_module("imagecodecs").png_decode(file.read())
     return values
 
 

@@ -5,6 +5,7 @@ training. Where they send things to, and as whom, is told to them in their own w
 `MLFLOW_TRACKING_URI`.
 """
 
+import contextlib
 import os
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +13,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from fullyconv.atomic import atomic_path
 from fullyconv.errors import UsageError
 from fullyconv.images import read_image
 
-__all__ = ["TRACKERS", "Tracker", "Trackers", "open_trackers"]
+__all__ = ["FILE", "TRACKERS", "Tracker", "Trackers", "open_trackers"]
+
+FILE = "tracking.txt"
+"""In the run folder: what the run is called by those who follow it."""
 
 PROJECT = "fullyconv"
 """What runs are filed under at Weights & Biases and MLflow; their own variables say otherwise."""
@@ -42,6 +47,9 @@ class Tracker(Protocol):
     def finish(self, files: Sequence[Path]) -> None:
         """End, and take the pictures of the run."""
 
+    def stop(self) -> None:
+        """End a run that was interrupted or has failed; it may be resumed."""
+
 
 class TensorBoard:
     """Writes RUN/tensorboard; to be seen with `tensorboard --logdir RUN`."""
@@ -64,6 +72,10 @@ class TensorBoard:
         """See `Tracker`."""
         for file in files:
             self._writer.add_image(file.stem, read_image(file), dataformats="HWC")
+        self._writer.close()
+
+    def stop(self) -> None:
+        """See `Tracker`."""
         self._writer.close()
 
 
@@ -90,6 +102,10 @@ class WandB:
         """See `Tracker`."""
         self._run.log({file.stem: self._wandb.Image(str(file)) for file in files})
         self._run.finish()
+
+    def stop(self) -> None:
+        """See `Tracker`."""
+        self._run.finish(exit_code=1)
 
 
 class MLflow:
@@ -123,6 +139,10 @@ class MLflow:
         for file in files:
             self._client.log_artifact(self._run, str(file))
         self._client.set_terminated(self._run)
+
+    def stop(self) -> None:
+        """See `Tracker`."""
+        self._client.set_terminated(self._run, status="FAILED")
 
 
 TRACKERS: Mapping[str, Callable[[], Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
@@ -168,17 +188,24 @@ class Trackers:
         """
         if not self._live:
             return
-        place = run / "tracking.txt"
-        if not place.is_file():
-            place.write_text(uuid.uuid4().hex[:16], encoding="utf-8")
-        identity = place.read_text(encoding="utf-8").strip()
+        place = run / FILE
+        identity = place.read_text(encoding="utf-8").strip() if place.is_file() else uuid.uuid4().hex[:16]
+        with atomic_path(place) as temporary:
+            temporary.write_text(identity, encoding="utf-8")
         for tracker in self._live:
             try:
                 tracker.start(run, identity, settings, done)
             except Exception as error:  # of kinds of their own
                 raise UsageError(
-                    f"{type(tracker).__name__} cannot be used: {_line(error)}", hint="train without it"
+                    f"{type(tracker).__name__} cannot be used: {_line(error)}",
+                    hint="set it up as docs/how-to/follow-a-run.md says, or train without it",
                 ) from error
+
+    def stop(self) -> None:
+        """End a run that was interrupted or has failed."""
+        for tracker in self._live:
+            with contextlib.suppress(Exception):
+                tracker.stop()
 
     def epoch(self, number: int, row: Mapping[str, float]) -> None:
         """Pass on what an epoch gave, a row of metrics.csv."""

@@ -1,6 +1,8 @@
 """The loop: a folder of images and masks in, a trained, measured model out."""
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from fullyconv.checkpoint import load_newest
@@ -65,9 +67,14 @@ def train(
             fetch_pretrained(config.encoder, offline=offline, progress=run)
         if not resume:
             run.write_start(config, splits)
+        state = load_newest(run.checkpoint, report=run.say) if resume else None
         followed = Trackers(trackers, run.say)
-        session = Session(run, config, splits, cache if use_cache else None, start_from, followed)
-        return session.fit(load_newest(run.checkpoint, report=run.say) if resume else None)
+        followed.start(run.path, json.loads(json.dumps(asdict(config))), len(state["history"]) if state else 0)
+        try:
+            return Session(run, config, splits, cache if use_cache else None, start_from, followed).fit(state)
+        except BaseException:
+            followed.stop()
+            raise
 
 
 def _splits(data: Dataset, config: TrainConfig, resumed: RunFolder | None) -> dict[str, Dataset]:

@@ -35,13 +35,14 @@ def evaluate(
     from fullyconv.choose_engine import open_predictor
     from fullyconv.dataset import Dataset
     from fullyconv.evaluate import evaluate_images
+    from fullyconv.formats import find_samples
     from fullyconv.pictures import save_picture
     from fullyconv.progress import Console
 
     console = Console()
     example = None
     if engine == "auto":
-        example = Dataset.open(data)[0].image
+        example = find_samples(data).samples[0].image
     predictor = open_predictor(
         model, engine=engine, device=device, precision=precision, example=example, progress=console
     )

@@ -17,7 +17,7 @@ def with_channels(network: EncoderNetwork, channels: int) -> EncoderNetwork:
 
     Of three channels and more the first three keep the filters for red, green and blue, and every further one
     gets the mean of these; of fewer, each gets the mean. All are multiplied by 3 / channels: channels that are
-    equal give what grey gives in RGB. Means and deviations of the input convention go the same way.
+    equal give about what grey gives in RGB. Means and deviations of the input convention go the same way.
 
     Args:
         network: Reads RGB; changed in place.

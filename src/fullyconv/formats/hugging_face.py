@@ -16,11 +16,11 @@ from typing import Any
 from PIL import Image as PillowImage
 
 from fullyconv.class_table import ClassTable
-from fullyconv.embedded import open_binary, open_table
+from fullyconv.embedded import open_table
 from fullyconv.errors import DataError, UsageError, show_path
 from fullyconv.formats.documents import read_json, understood
 from fullyconv.formats.labels import write_classes
-from fullyconv.formats.written import Labelled, image_suffix, masked_values
+from fullyconv.formats.written import Labelled, image_bytes, image_suffix, masked_values
 from fullyconv.layout import SPLIT_NAMES, Layout, Sample, ordered
 
 __all__ = ["find_hugging_face", "read_hugging_face", "write_hugging_face"]
@@ -70,7 +70,10 @@ def _rows(folder: Path, split: str | None) -> tuple[list[Sample], str]:
     """The samples of a split, and the names of its columns."""
     state = folder / _STATE
     with understood(show_path(state), "the names of the files of a table"):
-        files = [folder / str(item["filename"]) for item in read_json(state, "a state.json")["_data_files"]]
+        listed = [str(item["filename"]) for item in read_json(state, "a state.json")["_data_files"]]
+    if any(Path(name).name != name for name in listed):
+        raise DataError(f"{show_path(state)}: expected names of files beside it, got {show_path(listed[0])}")
+    files = [folder / name for name in listed]
     if not files:
         raise DataError(f"{show_path(state)}: expected a table with rows, got none")
     image, mask = _columns(open_table(files[0]), files[0])
@@ -81,26 +84,46 @@ def _rows(folder: Path, split: str | None) -> tuple[list[Sample], str]:
         ids = _strings(table) or [_id(name) for name, _ in paths[0]]
         for row, names in enumerate(zip(*paths, strict=True)):
             found = [
-                Path(name) if is_alone else file / str(row) / column
+                _beside(file, name, row, column) if is_alone else file / str(row) / column
                 for (name, is_alone), column in zip(names, (image, mask), strict=True)
             ]
             samples.append(Sample(ids[row], found[0], found[1], split))
-    if len({sample.id for sample in samples}) < len(samples):  # or they have no names
+    if len({sample.id for sample in samples} - {""}) < len(samples):
         samples = [Sample(f"{place:06}", s.image, s.mask, s.split) for place, s in enumerate(samples)]
     return samples, f"{image} + {mask}"
+
+
+def _beside(file: Path, name: str, row: int, column: str) -> Path:
+    """A file that a table names and does not hold, which has to lie in the folder of the data set.
+
+    Raises:
+        DataError: There is no name, or it leads elsewhere.
+    """
+    folder = file.parent.parent if (file.parent.parent / _SPLITS).is_file() else file.parent
+    path = folder / name  # of an absolute name that one
+    if not name or "\0" in name or not path.resolve().is_relative_to(folder.resolve()):
+        raise DataError(
+            f"{show_path(file)}, row {row}, column {column}: expected the bytes of an image or a file in "
+            f"{show_path(folder)}, got {show_path(name) or 'nothing'}",
+            hint="save_to_disk writes the bytes of images that were decoded; or copy the files into the folder",
+        )
+    return path
 
 
 def _strings(table: Any) -> list[str]:
     """The names in a column of names; none if there is no such column."""
     if _ID not in table.column_names:
         return []
-    names = table.column(_ID).to_pylist()
+    try:
+        names = table.column(_ID).to_pylist()
+    except ValueError:  # text that is none
+        return []
     return [_id(f"{name}.x") for name in names] if all(isinstance(name, str) for name in names) else []
 
 
 def _id(name: str) -> str:
     """A sample's name: that of its file, with the folders in it unless they lead out of a folder."""
-    path = PurePosixPath(name.replace("\\", "/"))
+    path = PurePosixPath("".join(sign for sign in name if sign.isprintable()).replace("\\", "/"))
     outside = path.is_absolute() or ".." in path.parts
     return (path.stem if outside else path.with_suffix("").as_posix()) if path.name else ""
 
@@ -153,8 +176,7 @@ def write_hugging_face(folder: Path, table: ClassTable, items: Iterable[Labelled
             if split not in writers:
                 place = Path(working, f"{split}.arrow")
                 writers[split] = library.arrow_writer.ArrowWriter(features=features, path=str(place))
-            with open_binary(sample.image) as file:
-                image = {"bytes": file.read(), "path": f"{sample.id}{image_suffix(sample.image)}"}
+            image = {"bytes": image_bytes(sample.image), "path": f"{sample.id}{image_suffix(sample.image)}"}
             mask = {"bytes": _png(masked_values(target, values)), "path": f"{sample.id}.png"}
             writers[split].write({"image": image, "annotation": mask, _ID: sample.id})
             written.append((split, counts.setdefault(split, 0)))

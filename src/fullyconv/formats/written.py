@@ -1,19 +1,23 @@
 """What a format's writer is given, and what all of them write: images as they are, masks by value."""
 
+import io
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image as PillowImage
 
-from fullyconv.array_file import is_item
+from fullyconv.array_file import is_item, is_rgb_item, read_stored_item
 from fullyconv.class_table import IGNORE_INDEX, ClassTable, Color, default_color
 from fullyconv.embedded import is_embedded, open_binary
 from fullyconv.errors import DataError
-from fullyconv.images import opened, read_image, show_path, write_image, write_mask
+from fullyconv.images import opened, read_image, show_path, write_mask
 from fullyconv.layout import SPLIT_NAMES, Sample, entries, some
 from fullyconv.shapes import Mask
+from fullyconv.stored import is_tiff, tifffile
 
 __all__ = [
     "Labelled",
@@ -75,7 +79,7 @@ def located(path: Path, names: Sequence[str], root: Path, split: str | None) -> 
 
 
 def copy_image(image: Path, folder: Path, name: str) -> Path:
-    """Copy an image byte for byte; an item of an array becomes a PNG.
+    """Copy an image byte for byte; an item of an array becomes a PNG, or a TIFF if it is no 8-bit RGB.
 
     Args:
         image: The image.
@@ -88,19 +92,38 @@ def copy_image(image: Path, folder: Path, name: str) -> Path:
     path = folder / f"{name}{image_suffix(image)}"
     path.parent.mkdir(parents=True, exist_ok=True)
     if is_item(image):
-        write_image(path, read_image(image))
+        path.write_bytes(image_bytes(image))
     else:
         with open_binary(image) as source, path.open("wb") as copy:
             shutil.copyfileobj(source, copy)
     return path
 
 
+def image_bytes(image: Path) -> bytes:
+    """The bytes of the file that `copy_image` makes of an image."""
+    if not is_item(image):
+        with open_binary(image) as source:
+            return source.read()
+    file = io.BytesIO()
+    if is_rgb_item(image):
+        PillowImage.fromarray(read_image(image)).save(file, "PNG")
+        return file.getvalue()
+    if find_spec("tifffile") is None:
+        raise DataError(
+            f"{show_path(image)} becomes a TIFF, which needs tifffile", hint='pip install "fullyconv[large]"'
+        )
+    tifffile().imwrite(file, read_stored_item(image), photometric="minisblack", planarconfig="contig")
+    return file.getvalue()
+
+
 def image_suffix(image: Path) -> str:
     """The suffix of what `copy_image` makes of an image."""
     if is_item(image):
-        return ".png"
+        return ".png" if is_rgb_item(image) else ".tif"
     if not is_embedded(image):
         return image.suffix
+    if is_tiff(image):
+        return ".tif"
     with opened(image) as file:
         kind = str(file.format).lower()
     return {"jpeg": ".jpg", "mpo": ".jpg", "tiff": ".tif"}.get(kind, f".{kind}")

@@ -86,7 +86,7 @@ class Whole:
     def __init__(self, path: Path, form: ImageForm, hint: str) -> None:
         self.size: Size = stored_size(path)
         _refuse_too_large(path, self.size, 4 * form.channels, hint)
-        self._values = read_stored(path, LARGEST_DECODED)
+        self._values = read_stored(path, form.channels, LARGEST_DECODED)
         self._form, self._where = form, show_path(path)
 
     def read(self, box: Box) -> Pixels:

@@ -58,7 +58,8 @@ class TiledTiff:
         """
         with explained(path), tifffile().TiffFile(path) as file:
             tags = file.pages[0].tags
-            together = form.is_usual or file.series[0].axes in ("YX", "YXS")
+            kind = file.pages[0].photometric.name
+            together = form.is_usual or (file.series[0].axes in ("YX", "YXS") and kind in KINDS)
             return together and tags.valueof(ORIENTATION, 1) == 1, any(tag in tags for tag in GEO_TAGS)
 
     def __init__(self, path: Path, form: ImageForm = RGB) -> None:
