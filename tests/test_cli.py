@@ -11,10 +11,10 @@ import time
 import numpy as np
 import pytest
 import torch
+from command_line import run
 from PIL import Image
 from weights_server import serving
 
-from fullyconv import cli
 from fullyconv.config import TrainConfig, read_config
 from fullyconv.encoders import build_network, vgg
 from fullyconv.synthetic import write_dataset
@@ -22,16 +22,6 @@ from fullyconv.tiles import Halo
 from fullyconv.weights import DownloadableWeights
 
 QUICK = ["--steps", "0", "--epochs", "2", "--hidden", "0", "--scales", "1", "--pixels", "64", "--threads", "1"]
-
-
-def run(monkeypatch, *words):
-    """Run the command line in this process; return its exit code."""
-    monkeypatch.setattr(sys, "argv", ["fullyconv", *map(str, words)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return end.code or 0
-    return 0
 
 
 @pytest.fixture(scope="module")

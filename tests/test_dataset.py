@@ -279,7 +279,7 @@ def test_the_table_of_a_model_comes_before_the_files(tmp_path):
     dataset = Dataset.open(make(tmp_path, [[0, 1, 2, 3]], classes=CLASSES), class_table=table)
     assert dataset.class_table == table
     assert targets(dataset) == [[[0, 255, 1, 255]]]
-    assert "masks are read with the model's table of 2 classes; mask values 0, 2 have" in dataset.notes[0]
+    assert "masks are read with the table of 2 classes that was given; mask values 0, 2 have" in dataset.notes[0]
 
 
 def test_a_model_of_index_masks_does_not_take_255_for_a_class(tmp_path):

@@ -17,7 +17,7 @@ from fullyconv.formats import WRITERS
 from fullyconv.formats.written import Labelled
 from fullyconv.progress import Progress, Silent
 
-__all__ = ["Conversion", "convert"]
+__all__ = ["Conversion", "convert", "refuse_inside"]
 
 
 OF_RGB = ("nnunet", "cityscapes", "npy")
@@ -54,7 +54,8 @@ def convert(
         progress: Where to report.
 
     Raises:
-        UsageError: An unknown format, or the folder is there already.
+        UsageError: An unknown format, one that holds RGB alone for other images, or a folder that is there already
+            or lies in the data.
         DataError: The data cannot be read, or not be written in this format.
         FullyConvError: What was written is read differently.
     """
@@ -66,11 +67,7 @@ def convert(
             f"format {kind} is written with 8-bit RGB images, got {dataset.image_form}",
             hint="choose a format that keeps the files of images, such as folders or coco",
         )
-    if dataset.root.is_dir() and folder.resolve().is_relative_to(dataset.root.resolve()):
-        raise UsageError(
-            f"{show_path(folder)} lies in the data set {show_path(dataset.root)}, which is only read",
-            hint="choose a folder elsewhere",
-        )
+    refuse_inside(folder, dataset.root)
     if any(sample.mask is None for sample in dataset):
         raise DataError(f"{show_path(dataset.root)}: expected a mask for every image, got images alone")
     with atomic_folder(folder) as temporary:
@@ -83,6 +80,19 @@ def convert(
         found = Dataset.open(temporary, image_form=dataset.image_form)
         _compare(dataset, found, images, progress)
     return Conversion(folder, len(found), tuple(note.replace(str(temporary), str(folder)) for note in found.notes))
+
+
+def refuse_inside(folder: Path, root: Path) -> None:
+    """Refuse to write a folder into a data set.
+
+    Raises:
+        UsageError: It lies in the folder `root`.
+    """
+    if root.is_dir() and folder.resolve().is_relative_to(root.resolve()):
+        raise UsageError(
+            f"{show_path(folder)} lies in the data set {show_path(root)}, which is only read",
+            hint="choose a folder elsewhere",
+        )
 
 
 def _refuse_names(dataset: Dataset) -> None:

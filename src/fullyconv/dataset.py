@@ -104,7 +104,7 @@ class Dataset:
                 layout, declared, tuple(ignore), show_path(root), faults is not None
             )
         else:
-            meaning = f"masks are read with the model's table of {class_table.num_classes} classes"
+            meaning = f"masks are read with the table of {class_table.num_classes} classes that was given"
             layout.notes += _other_names(class_table, _known_entries(layout, root))
         notes = _notes(layout, class_table, meaning)
         if not image_form.is_usual:

@@ -101,7 +101,8 @@ class Facts:
                 )
             facts = cls(**{**document, "halo": document["halo"] and tuple(document["halo"])})
             ClassTable.from_json(facts.class_table)
-        except (ValueError, TypeError, KeyError, AttributeError, DataError) as error:
+            ImageForm.from_json(facts.description["encoder"].get("image_form"))
+        except (ValueError, TypeError, KeyError, AttributeError, DataError, UsageError) as error:
             raise ModelFileError(f"{where} does not hold what fullyconv exported: {error}") from None
         return facts
 

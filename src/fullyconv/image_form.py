@@ -1,7 +1,7 @@
 """The form in which images come to a network: how many channels, and which values are black and white."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,12 +54,17 @@ class ImageForm:
         return self == RGB
 
     @classmethod
+    def of(cls, channels: int, value_range: Sequence[float] | None) -> "ImageForm":
+        """Make one of two settings; an empty range is none."""
+        if not value_range:
+            return cls(channels)
+        low, high = value_range
+        return cls(channels, (low, high))
+
+    @classmethod
     def from_json(cls, values: Mapping[str, Any] | None) -> "ImageForm":
         """The inverse of `to_json`; None is the usual form."""
-        if values is None:
-            return RGB
-        span = values["value_range"]
-        return cls(values["channels"], None if span is None else (span[0], span[1]))
+        return RGB if values is None else cls.of(values["channels"], values["value_range"])
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""

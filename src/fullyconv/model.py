@@ -237,8 +237,7 @@ def build_model(config: TrainConfig, class_table: ClassTable) -> FCN:
 
 def image_form_of(config: TrainConfig) -> ImageForm:
     """How images are read by some settings."""
-    span = config.value_range
-    return ImageForm(config.channels, (span[0], span[1]) if span else None)
+    return ImageForm.of(config.channels, config.value_range)
 
 
 def describe(description: Mapping[str, Any]) -> str:

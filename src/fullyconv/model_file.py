@@ -201,6 +201,7 @@ def _check_facts(described: Mapping[str, Any], built: Mapping[str, Any], where: 
     """Refuse a model whose code would compute something else today than when the file was written."""
     encoder = ("strides", "scales", "input_convention", "digest")
     pairs = [(name, described["encoder"][name], built["encoder"][name]) for name in encoder]
+    pairs.append(("image_form", *(facts["encoder"].get("image_form") for facts in (described, built))))
     pairs += [(name, described[name], built[name]) for name in ("size_policy", "stride_grid", "output_stride")]
     for name, said, is_now in pairs:
         if canonical_json(said) != canonical_json(is_now):

@@ -210,8 +210,7 @@ class _Session:
         self.device = choose_device(config.device)
         preset = PRESETS[config.preset]
         architecture = replace(preset, channels=config.channels or preset.channels, down=config.down)
-        span = config.value_range
-        self.reader = _Reader(ImageForm(architecture.channels, (span[0], span[1]) if span else None))
+        self.reader = _Reader(ImageForm.of(architecture.channels, config.value_range))
         sizes = self.reader.sizes([*splits["train"], *splits["val"]])
         tallest, widest = (max(size[axis] for size in sizes) for axis in (0, 1))
         self.crop = min(config.crop, tallest), min(config.crop, widest)

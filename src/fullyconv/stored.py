@@ -22,13 +22,14 @@ from fullyconv.errors import DataError, FullyConvError, show_path
 from fullyconv.images import TIFF_BEGINNINGS, image_size, opened, raw_mode, upright
 from fullyconv.shapes import Size
 
-CHANNELS_HINT = "a model reads what it was trained on; train, check, convert: say how many with --channels"
-
 __all__ = ["CHANNELS_HINT", "explained", "is_tiff", "pillow_values", "read_stored", "stored_size", "tifffile"]
 
 _Array: TypeAlias = npt.NDArray[Any]
 
 _MODES = ("1", "L", "LA", "RGB", "RGBA", "CMYK", "I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+CHANNELS_HINT = "a model reads what it was trained on; train, check, convert: say how many with --channels"
+"""What to do about another number of channels."""
+
 _UPRIGHT = 1
 _ORIENTATION = 274
 

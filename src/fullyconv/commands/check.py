@@ -39,6 +39,7 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Look at every image and mask before training, and say what is wrong: the exit code is 2 if anything is."""
+    from fullyconv.convert import refuse_inside
     from fullyconv.dataset import Dataset
     from fullyconv.findings import examine
     from fullyconv.mend import guessed_table, mask_files
@@ -49,6 +50,8 @@ def check(
     for path in (page, fix):
         if path is not None and path.exists():
             raise UsageError(f"{path} exists already", hint="choose another name")
+    if fix is not None:
+        refuse_inside(fix, data)
     try:
         form = image_form(channels, value_range)
         options: dict[str, Any] = {"image_form": form, "faults": faults}
