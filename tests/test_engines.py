@@ -65,3 +65,16 @@ def test_torch_is_always_there():
     assert is_installed("torch")
     assert is_installed("onnx")
     assert not is_installed("an_engine_that_is_not_there")
+
+
+@pytest.mark.parametrize(
+    "form", [{}, {"channels": 0, "value_range": None}, {"channels": 2, "value_range": [3.0, 2.0]}]
+)
+def test_a_form_of_images_that_cannot_be_is_refused(exported, tmp_path, form):  # noqa: F811
+    graph = onnx.load(exported / "model.onnx")
+    facts = json.loads(graph.metadata_props[0].value)
+    facts["description"]["encoder"]["image_form"] = form
+    graph.metadata_props[0].value = json.dumps(facts)
+    onnx.save(graph, tmp_path / "odd.onnx")
+    with pytest.raises(ModelFileError, match="does not hold what fullyconv exported"):
+        open_exported(tmp_path / "odd.onnx")

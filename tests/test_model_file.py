@@ -319,3 +319,20 @@ def test_a_damaged_model_is_refused_by_both_readers(path):
     for read in (load_model, read_description):
         with pytest.raises(ModelFileError, match="is damaged"):
             read(path)
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({}, "image form: entries missing: .'channels'."),
+        ({"channels": 2, "value_range": None, "x": 1}, "unknown: .'x'."),
+        ({"channels": "2", "value_range": None}, "expected channels to be int, got 2"),
+        ({"channels": 3, "value_range": [0.0, "1"]}, r"expected value_range to be list\[float\]"),
+        ({"channels": 3, "value_range": [2.0, 1.0]}, "two numbers that rise"),
+        ({"channels": 65, "value_range": None}, r"channels have to be 1\.\.64, got 65"),
+    ],
+)
+def test_a_form_of_images_that_cannot_be_is_refused_in_words(path, form, message):
+    forge(path, encoder__image_form=form)
+    with pytest.raises(ModelFileError, match=message):
+        load_model(path)
