@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Points, Size
 from fullyconv.sizes import padded_size, read_between
 from fullyconv.stages import Kind, Stage
+from fullyconv.taps import FeatureSpec
 
 __all__ = [
     "BatchNorm",

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from fullyconv.errors import UsageError
 from fullyconv.image_form import RGB, ImageForm
 from fullyconv.shapes import Features, Images
 from fullyconv.sizes import as_fraction, pad_to_multiple, resize_by
+from fullyconv.taps import FeatureSpec, Tap
 from fullyconv.tiles import Halo
 from fullyconv.weights import DownloadableWeights, PackagedWeights
 
@@ -30,10 +31,8 @@ __all__ = [
     "RGB_0_TO_1",
     "Encoder",
     "EncoderNetwork",
-    "FeatureSpec",
     "InputConvention",
-    "ReceptiveField",
-    "Tap",
+    "Part",
     "tensors_digest",
     "to_grey",
 ]
@@ -65,78 +64,18 @@ RGB_0_TO_1 = InputConvention(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
 
 
 @dataclass(frozen=True)
-class ReceptiveField:
-    """The square of input pixels that one cell sees, composed layer by layer.
+class Part:
+    """One step on a network's way down, from the result of the step before to its own.
 
     Attributes:
-        size: Side of the square in pixels.
-        stride: Pixels between the squares of neighbouring cells.
-        start: First row and column of the square of cell (0, 0); below 0 where it sees padding.
+        run: Computes it: N x K x h x w maps to others.
+        modules: What holds its weights.
+        tap: Where its result is read, if anywhere.
     """
 
-    size: int = 1
-    stride: int = 1
-    start: int = 0
-
-    def through(self, kernel: int, stride: int = 1, dilation: int = 1, *, padding: int) -> "ReceptiveField":
-        """The field after one more convolution or pooling, with so many cells of padding at the top and left."""
-        return ReceptiveField(
-            self.size + (kernel - 1) * dilation * self.stride,
-            self.stride * stride,
-            self.start - padding * self.stride,
-        )
-
-
-@dataclass(frozen=True)
-class Tap:
-    """A place in a network where features are read.
-
-    Attributes:
-        name: The layer's name in its paper, such as "maxp3".
-        stride: Input pixels between neighbouring cells.
-        channels: Channels of the feature map.
-        receptive_field: Side of the square of input pixels that one cell sees.
-        field_start: First row and column of the square that cell (0, 0) sees, 0 or less.
-    """
-
-    name: str
-    stride: int
-    channels: int
-    receptive_field: int
-    field_start: int = 0
-
-    @classmethod
-    def seeing(cls, name: str, field: ReceptiveField, channels: int) -> "Tap":
-        """A tap behind layers with this field."""
-        return cls(name, field.stride, channels, field.size, field.start)
-
-
-@dataclass(frozen=True)
-class FeatureSpec:
-    """One feature map that an encoder gives: a tap, seen at a scale of the image.
-
-    Attributes:
-        tap: Where it is read.
-        scale: The factor by which the image is enlarged before the network.
-    """
-
-    tap: Tap
-    scale: float = 1.0
-
-    @property
-    def label(self) -> str:
-        """A name for people: the tap's, with the scale where it is not 1, such as "maxp3" or "stage5@1.5"."""
-        return self.tap.name if self.scale == 1 else f"{self.tap.name}@{self.scale:g}"
-
-    @property
-    def stride(self) -> float:
-        """Pixels of the *original* image between neighbouring cells."""
-        return self.tap.stride / self.scale
-
-    @property
-    def channels(self) -> int:
-        """Channels of the feature map."""
-        return self.tap.channels
+    run: Callable[[Tensor], Tensor]
+    modules: tuple[nn.Module, ...]
+    tap: Tap | None = None
 
 
 class EncoderNetwork(nn.Module):
@@ -183,7 +122,38 @@ class EncoderNetwork(nn.Module):
         Returns:
             For each stride N x channels x H / stride x W / stride.
         """
-        raise NotImplementedError(f"{type(self).__name__} is abstract")
+        return self.features_behind(None, images, self.taps_at(strides))
+
+    def parts(self) -> Sequence[Part]:
+        """The way down, step by step; empty where a network does not say: it can only be trained as a whole."""
+        return ()
+
+    def features_behind(self, start: Tap | None, maps: Tensor, taps: Sequence[Tap]) -> list[Tensor]:
+        """Go on from a tap, and read others behind it.
+
+        Args:
+            start: The tap; None for the image.
+            maps: What is read there, N x K x h x w.
+            taps: Some behind it, by depth.
+
+        Returns:
+            For each of `taps` its features; nothing is computed beyond the last.
+        """
+        features: list[Tensor] = []
+        for part in self.parts_behind(start):
+            if len(features) == len(taps):
+                break
+            maps = part.run(maps)
+            if part.tap in taps:
+                features.append(maps)
+        return features
+
+    def parts_behind(self, start: Tap | None) -> Sequence[Part]:
+        """The parts behind a tap; all where it is None."""
+        parts = self.parts()
+        if start is None:
+            return parts
+        return parts[[part.tap for part in parts].index(start) + 1 :]
 
     def taps_at(self, strides: Sequence[int]) -> tuple[Tap, ...]:
         """Find the taps that strides stand for, by depth.

@@ -20,7 +20,7 @@ from fullyconv.charts import contributions_figure
 from fullyconv.class_table import ClassTable
 from fullyconv.config import config_from_mapping
 from fullyconv.decoders import DECODER_NAMES
-from fullyconv.encoder import EncoderNetwork, FeatureSpec, Tap
+from fullyconv.encoder import EncoderNetwork
 from fullyconv.encoders import CAE_PREFIX, ENCODER_NAMES, is_cae
 from fullyconv.errors import UsageError
 from fullyconv.images import show_path
@@ -30,6 +30,7 @@ from fullyconv.pictures import colorize, sheet
 from fullyconv.shapes import Image, Size
 from fullyconv.sizes import padded_size, scaled_size
 from fullyconv.stages import FixedMap, Outline, Sizes
+from fullyconv.taps import FeatureSpec, Tap
 
 __all__ = [
     "contribution_pictures",

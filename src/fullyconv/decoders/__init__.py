@@ -12,8 +12,8 @@ from fullyconv.decoders.fcn import FCNDecoder
 from fullyconv.decoders.lecture import LectureDecoder
 from fullyconv.decoders.practical import PracticalDecoder
 from fullyconv.decoders.torchvision import TorchvisionDecoder
-from fullyconv.encoder import FeatureSpec, Tap
 from fullyconv.errors import UsageError
+from fullyconv.taps import FeatureSpec, Tap
 
 __all__ = ["DECODER_NAMES", "DEFAULT_STRIDES", "build_decoder", "decoder_options", "needed_strides"]
 

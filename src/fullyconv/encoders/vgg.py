@@ -1,12 +1,14 @@
 """VGG16 (Simonyan and Zisserman 2014, configuration D): the encoder of the FCN paper and of the lecture."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from fullyconv.convolve import convolve
-from fullyconv.encoder import IMAGENET_INPUT, EncoderNetwork, ReceptiveField, Tap
+from fullyconv.encoder import IMAGENET_INPUT, EncoderNetwork, Part
+from fullyconv.taps import ReceptiveField, Tap
 from fullyconv.weights import DownloadableWeights, choose_tensors, load_weights
 
 __all__ = ["VGG16", "vgg16_fc_layers"]
@@ -52,20 +54,27 @@ class VGG16(EncoderNetwork):
         self.features = nn.Sequential(*layers)
         self.taps = tuple(taps[1:])
 
-    def forward(self, images: Tensor, strides: Sequence[int]) -> list[Tensor]:
-        """Compute features at `strides`, finest first; see `EncoderNetwork.forward`."""
-        features: list[Tensor] = []
-        maps, stride = images, 1
+    def parts(self) -> Sequence[Part]:
+        """Convolutions up to and with each pooling."""
+        parts: list[Part] = []
+        layers: list[nn.Module] = []
         for layer in self.features:
-            if isinstance(layer, nn.Conv2d):
-                maps = convolve(maps, layer, "relu")  # the ReLU that stands behind it
-            elif isinstance(layer, nn.MaxPool2d):
-                maps, stride = layer(maps), stride * 2
-                if stride in strides:
-                    features.append(maps)
-                if len(features) == len(strides):
-                    break
-        return features
+            layers.append(layer)
+            if isinstance(layer, nn.MaxPool2d):
+                tap = self.taps[len(parts) - 1] if parts else None
+                parts.append(Part(partial(_convolve_and_pool, layers), tuple(layers), tap))
+                layers = []
+        return parts
+
+
+def _convolve_and_pool(layers: Sequence[nn.Module], maps: Tensor) -> Tensor:
+    """Compute layers, each ReLU together with the convolution in front of it."""
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            maps = convolve(maps, layer, "relu")
+        elif isinstance(layer, nn.MaxPool2d):
+            maps = layer(maps)
+    return maps
 
 
 def vgg16_fc_layers(path: str | Path) -> dict[str, Tensor]:
