@@ -85,6 +85,12 @@ class Decoder(nn.Module):
         """Compute the logits of a second head, for the loss alone: shaped as those of `forward`; None without."""
         return None
 
+    def training_logits(self, features: Features, size: Size) -> tuple[Logits, ...]:
+        """Compute the logits that the loss is taken of: the auxiliary head's, where there is one, come last."""
+        auxiliary = self.auxiliary_logits(features, size)
+        logits = self(features, size)
+        return (logits,) if auxiliary is None else (logits, auxiliary)
+
     def config(self) -> dict[str, Any]:
         """The keyword arguments, beside the specs and num_classes, that rebuild it, as JSON values."""
         raise NotImplementedError(f"{type(self).__name__} is abstract")

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -203,6 +203,7 @@ class Encoder(nn.Module):
         scales: Factors by which the image is enlarged before the network. Each gives its own features.
         input_convention: What the network is fed, if not what it declares: such as `RGB_0_TO_1`.
         image_form: How images come: as RGB, or as so many channels, which the network reads.
+        stride_grid: Scaled images are padded to its multiples; by default the deepest stride that is read.
 
     Raises:
         UsageError: The network reads other channels, or has too few taps at one of the strides; a scale is not in
@@ -219,6 +220,7 @@ class Encoder(nn.Module):
         scales: Sequence[float] = (1.0,),
         input_convention: InputConvention | None = None,
         image_form: ImageForm = RGB,
+        stride_grid: int | None = None,
     ) -> None:
         super().__init__()
         _check_scales(scales)
@@ -226,6 +228,7 @@ class Encoder(nn.Module):
         self.network = network
         self.strides = tuple(sorted(strides or (tap.stride for tap in network.taps)))
         self.taps = network.taps_at(self.strides)
+        self.stride_grid = stride_grid or self.strides[-1]
         self.scales = tuple(float(scale) for scale in scales)
         self.specs = tuple(FeatureSpec(tap, scale) for scale in self.scales for tap in self.taps)
         self.input_convention = convention = input_convention or network.input_convention
@@ -242,11 +245,6 @@ class Encoder(nn.Module):
     def train(self, mode: bool = True) -> "Encoder":
         """Stay in eval mode, whatever `mode` says: batch statistics and dropout are fixed too."""
         return super().train(False)
-
-    @property
-    def stride_grid(self) -> int:
-        """The deepest stride that is read: scaled images are padded to its multiples."""
-        return self.strides[-1]
 
     @property
     def crop_grid(self) -> int:
@@ -278,13 +276,15 @@ class Encoder(nn.Module):
             `ceil(H * scale / stride_grid) * stride_grid / tap.stride`, w likewise.
         """
         network = self.working_network()
+        return [maps for padded in self.inputs(images) for maps in network(padded, self.strides)]
+
+    def inputs(self, images: Images) -> Iterator[Tensor]:
+        """Yield what the network is fed at each scale: normalised, enlarged, padded, in its precision."""
         # Channel by channel: three values side by side are too few for a processor's registers.
         normalised = self.normalise(images.contiguous().to(self.mean.dtype))
-        features: Features = []
         for scale in self.scales:
             padded = pad_to_multiple(resize_by(normalised, scale).to(self.precision), self.stride_grid)
-            features += network(padded.contiguous(memory_format=torch.channels_last), self.strides)
-        return features
+            yield padded.contiguous(memory_format=torch.channels_last)
 
     def working_network(self) -> EncoderNetwork:
         """The copy of the network that computes: folded, in the encoder's precision, on its device."""
@@ -327,6 +327,7 @@ class Encoder(nn.Module):
             "name": self.network.name,
             "strides": list(self.strides),
             "scales": list(self.scales),
+            **({} if self.stride_grid == self.strides[-1] else {"stride_grid": self.stride_grid}),
             "input_convention": asdict(self.input_convention),
             **({"architecture": dict(self.network.architecture)} if self.network.architecture else {}),
             **({} if self.image_form.is_usual else {"image_form": self.image_form.to_json()}),

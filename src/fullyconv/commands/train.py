@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from fullyconv.commands.arguments import Data
-from fullyconv.config import RECIPES, TrainConfig, config_from_mapping
+from fullyconv.config import TrainConfig, config_from_mapping
 from fullyconv.errors import UsageError
 from fullyconv.options import run_settings, with_options
+from fullyconv.recipes import RECIPES
 
 __all__ = ["train"]
 

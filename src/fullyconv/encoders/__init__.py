@@ -44,6 +44,9 @@ ENCODER_NAMES: tuple[str, ...] = tuple(NETWORKS)
 
 CAE_PREFIX = "cae:"
 
+MODEL_FILE_KEYS = ("encoder.", "decoder.")
+"""How the names of tensors begin in a model file."""
+
 
 def build_network(name: str, weights: str = "pretrained", channels: int = 3) -> EncoderNetwork:
     """Build a network with its weights.
@@ -52,7 +55,8 @@ def build_network(name: str, weights: str = "pretrained", channels: int = 3) -> 
         name: One of `ENCODER_NAMES`, or "cae:" and the path of a file that `fullyconv.pretrain` wrote.
         weights: "pretrained" (from that file or an installed package, else from a published file, which is
             downloaded if it is not on this machine), "none" (random, the same every time), or the path of a
-            `.pth`, `.pt` or `.safetensors` file in the key layout of its publisher.
+            `.pth`, `.pt` or `.safetensors` file in the key layout of its publisher, or of a model file, whose
+            encoder is taken.
         channels: Of the images; the first convolution is adapted where they are not three (`with_channels`).
 
     Returns:
@@ -165,8 +169,10 @@ def _fill(network: EncoderNetwork, weights: Weights) -> None:
                 f"{weights.file} does not fit encoder {network.name}: {reason}",
                 hint=f"use {network.usual_file}",
             )
-    published = network.published_keys()
+    published, ignored = network.published_keys(), network.ignored_weights
+    if all(name.startswith(MODEL_FILE_KEYS) for name in weights.tensors):
+        published, ignored = {own: MODEL_FILE_KEYS[0] + own for own in published}, MODEL_FILE_KEYS[1:]
     expected = {published[own]: tuple(tensor.shape) for own, tensor in network.state_dict().items()}
-    tensors = choose_tensors(weights, expected, network.ignored_weights)
+    tensors = choose_tensors(weights, expected, ignored)
     network.load_state_dict({own: tensors[theirs] for own, theirs in published.items()})
     network.weights_source = weights.source
