@@ -1,5 +1,7 @@
 """Recipes: each is valid, and can be changed."""
 
+from dataclasses import replace
+
 import pytest
 
 from fullyconv.config import TrainConfig, recipe
