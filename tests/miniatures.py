@@ -3,6 +3,7 @@
 Each function fills a folder, so that a recipe or a reader can be tried on the form of the real data in a second.
 """
 
+import json
 import tarfile
 import zipfile
 from pathlib import Path
@@ -166,32 +167,23 @@ def road_arrays(root, count=3, size=(160, 576)):
     np.save(root / "images_testing.npy", images[:1])
 
 
-def coco(root, count=2):
-    """COCO: images/ and one annotation file of polygons."""
-    import json
-
+def coco(root, counts=(("train", 2), ("val", 1))):
+    """COCO 2017: train2017/, val2017/ and annotations/instances_train2017.json and so on, areas as polygons."""
     height, width = SIZE
-    images, areas = [], []
-    for number in range(count):
-        image, _ = draw_scene(number, classes=())
-        left, top = 8 + number, 10
-        image[top : top + 20, left : left + 24] = (200, 40, 40)
-        save(image, root / "images" / f"{number:012}.jpg")
-        images.append({"id": number, "file_name": f"{number:012}.jpg", "height": height, "width": width})
-        corners = [left, top, left + 24, top, left + 24, top + 20, left, top + 20]
-        areas.append(
-            {
-                "id": number,
-                "image_id": number,
-                "category_id": 18,
-                "segmentation": [corners],
-                "bbox": [left, top, 24, 20],
-                "area": 480,
-                "iscrowd": 0,
-            }
-        )
-    document = {"images": images, "annotations": areas, "categories": [{"id": 18, "name": "dog"}]}
-    (root / "annotations.json").write_text(json.dumps(document), encoding="utf-8")
+    for split, count in counts:
+        images, areas = [], []
+        for number in range(count):
+            image, _ = draw_scene(number, classes=())
+            left, top = 8 + number, 10
+            image[top : top + 20, left : left + 24] = (200, 40, 40)
+            save(image, root / f"{split}2017" / f"{number:012}.jpg")
+            name = f"{number:012}.jpg"
+            images.append({"id": number, "file_name": name, "height": height, "width": width})
+            corners = [left, top, left + 24, top, left + 24, top + 20, left, top + 20]
+            area = {"id": number, "image_id": number, "category_id": 18, "segmentation": [corners], "iscrowd": 0}
+            areas.append(area | {"bbox": [left, top, 24, 20], "area": 480})
+        document = {"images": images, "annotations": areas, "categories": [{"id": 18, "name": "dog"}]}
+        write_lines(root / "annotations" / f"instances_{split}2017.json", [json.dumps(document)])
 
 
 def pack(folder, file, prefix=""):
