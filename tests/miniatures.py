@@ -86,8 +86,11 @@ def voc(root, train=("2007_000032", "2007_000039"), val=("2007_000033", "2007_00
         write_lines(lists / f"{split}.txt", names)
 
 
-def sbd(root, train=("2008_000002", "2007_000032"), val=("2008_000007", "2007_000042")):
-    """SBD's `dataset` folder: img/NAME.jpg, cls/NAME.mat, lists. Its masks have no border."""
+def sbd(root, train=("2008_000002", "2007_000032", "2007_000033"), val=("2008_000007", "2007_000042")):
+    """SBD's `dataset` folder: img/NAME.jpg, cls/NAME.mat, lists, in which images of VOC's val are, too.
+
+    Its masks have no border.
+    """
     from scipy.io import savemat
     from scipy.sparse import csc_matrix
 

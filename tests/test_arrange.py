@@ -41,7 +41,7 @@ def test_strays_of_the_pets_stay_behind(tmp_path):
 
 def test_lists_and_classes_of_sbd_are_written(tmp_path):
     parts = sbd_parts(tmp_path / "parts", ["2008_000002"])
-    names = ["2007_000032", "2007_000042", "2008_000002", "2008_000007"]
+    names = ["2007_000032", "2007_000033", "2007_000042", "2008_000002", "2008_000007"]
     assert arranged("sbd", parts, tmp_path / "set") == [
         "ImageSets/Segmentation/train.txt",
         "ImageSets/Segmentation/val.txt",

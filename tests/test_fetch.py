@@ -94,8 +94,8 @@ def everything(folder):
     ("name", "expected", "classes"),
     [
         ("voc2012", {"train": 2, "val": 2}, 21),
-        ("sbd", {"train": 3, "val": 1}, 21),
-        ("voc2011-sbd", {"train": 2, "val": 2}, 21),
+        ("sbd", {"train": 3, "val": 2}, 21),
+        ("voc2011-sbd", {"train": 3, "val": 1}, 21),
         ("voc2012-sbd", {"train": 4, "val": 2}, 21),
         ("camvid", {"train": 3, "val": 1}, 31),
         ("camvid-tiny", {None: 4}, 31),
@@ -143,14 +143,14 @@ def test_masks_of_sbd_become_palette_pngs_of_the_same_values(server, tmp_path):
     assert (folder / "ImageSets/Segmentation/train.txt").read_text().split() == [
         *("2008_000002", "2007_000032", "2008_000007")
     ]
-    assert (folder / "ImageSets/Segmentation/val.txt").read_text().split() == ["2007_000042"]
+    assert (folder / "ImageSets/Segmentation/val.txt").read_text().split() == ["2007_000033", "2007_000042"]
 
 
 def test_the_papers_sets_are_sbds_train_and_what_of_vocs_val_is_not_in_it(server, tmp_path):
     folder = tmp_path / "paper"
     fetch_dataset("voc2011-sbd", folder, progress=Silent())
     lists = {path.stem: path.read_text().split() for path in (folder / "ImageSets/Segmentation").iterdir()}
-    assert lists == {"train": ["2008_000002", "2007_000032"], "val": ["2007_000033", "2007_000042"]}
+    assert lists == {"train": ["2008_000002", "2007_000032", "2007_000033"], "val": ["2007_000042"]}
     with Image.open(folder / "SegmentationClass" / "2007_000042.png") as mask:
         assert 255 in np.asarray(mask)  # VOC's own mask, with its border, though SBD has one, too
     with Image.open(folder / "SegmentationClass" / "2007_000032.png") as mask:
