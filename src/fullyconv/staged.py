@@ -7,17 +7,19 @@ rest from the stage before, so that it begins with that one's masks (Long, Shelh
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from fullyconv.atomic import atomic_path
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
 from fullyconv.errors import UsageError
 from fullyconv.progress import Progress, Silent
+from fullyconv.settings import write_config
 from fullyconv.train import TrainResult, train
 
 __all__ = ["train_staged"]
 
-STRIDES = (32, 16, 8, 4)
+STRIDES: tuple[Literal[32, 16, 8, 4], ...] = (32, 16, 8, 4)
 """Of the stages, as far as the finest stride that is asked for."""
 
 LATER_LR = 0.1
@@ -56,10 +58,13 @@ def train_staged(
             f"stages are those of the paper's FCN, got decoder {config.decoder}", hint="add --decoder fcn"
         )
     progress = progress or Silent()
+    out = Path(out)
+    if not resume:
+        _begin(out, config)
     results: dict[int, TrainResult] = {}
     before: Path | None = None
     for stride in (step for step in STRIDES if step >= config.stride):
-        folder = Path(out) / f"{stride}s"
+        folder = out / f"{stride}s"
         progress.say(f"stage FCN-{stride}s, in {folder}")
         stage = replace(config, stride=stride) if before is None else _later(config, stride, before)
         begun = resume and (folder / "config.toml").exists()
@@ -69,7 +74,17 @@ def train_staged(
     return results
 
 
-def _later(config: TrainConfig, stride: int, before: Path) -> TrainConfig:
+def _begin(folder: Path, config: TrainConfig) -> None:
+    """Make the folder, with the settings in it."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        hint = "give --resume to go on with it, or another folder with -o"
+        raise UsageError(f"the folder {folder} is there already and is not empty", hint=hint)
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / "config.toml") as temporary:
+        write_config(config, temporary)
+
+
+def _later(config: TrainConfig, stride: Literal[32, 16, 8, 4], before: Path) -> TrainConfig:
     """The settings of a stage that goes on from a model."""
     rates: dict[str, Any] = {"lr": LATER_LR * config.lr}
     if config.train_encoder != "none":

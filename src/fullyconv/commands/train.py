@@ -57,8 +57,7 @@ def train(
         raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
     folder = out or next_run_folder(data)
     elsewhere = {"recipe": recipe != "default", "from": start_from is not None}
-    run = _first_stage(folder) if resume and staged else folder
-    values, source = run_settings(TrainConfig, options, config, run, resume, **elsewhere)
+    values, source = run_settings(TrainConfig, options, config, folder, resume, **elsewhere)
     settings = config_from_mapping(values, base=recipe, source=source)
     console = Console()
     if settings.encoder_weights == "none":
@@ -79,8 +78,3 @@ def train(
         result = run_training(dataset, folder, settings, start_from=start_from, trackers=trackers, **started)
     console.say(f"best val mean IoU {result.report.mean_iou:.4f}; the model is {result.model}")
     console.say(f"next: fullyconv predict {result.model} IMAGES -o masks")
-
-
-def _first_stage(folder: Path) -> Path:
-    """The run folder that has the settings of a staged training."""
-    return folder / "32s"
