@@ -126,7 +126,9 @@ class TrainConfig:
         Literal["fixed", "learned"],
         Field(description="Bilinear upsampling of the paper's FCN: fixed, or learned from a bilinear start."),
     ] = "fixed"
-    fc: Annotated[bool, Field(description="Trained fc6 and fc7 layers in the paper's FCN (for VGG16).")] = False
+    fc: Annotated[
+        bool, Field(description="Trained fc6 and fc7 layers in the paper's FCN, from VGG16's classifier.")
+    ] = False
     width: Annotated[int, Field(ge=1, description="Channels of conv6 and fcn4 in the lecture's network.")] = 4096
     auxiliary: Annotated[
         bool, Field(description="Train torchvision's auxiliary head, too; it does not change the masks.")

@@ -16,7 +16,7 @@ from fullyconv.decoder import Decoder
 from fullyconv.decoders import DEFAULT_STRIDES, build_decoder, needed_strides
 from fullyconv.decoders.cae import CAEDecoder
 from fullyconv.encoder import RGB_0_TO_1, Encoder
-from fullyconv.encoders import bare_network, build_network, is_cae, open_cae
+from fullyconv.encoders import bare_network, build_network, classifier_layers, is_cae, open_cae
 from fullyconv.encoders.cae import CAE
 from fullyconv.errors import UsageError
 from fullyconv.image_form import RGB, ImageForm
@@ -222,7 +222,7 @@ def build_model(config: TrainConfig, class_table: ClassTable) -> FCN:
         "torchvision": lambda: {"auxiliary": config.auxiliary},
         "cae": dict,
     }
-    return FCN.build(
+    model = FCN.build(
         class_table,
         encoder=config.encoder,
         encoder_weights=config.encoder_weights,
@@ -233,6 +233,9 @@ def build_model(config: TrainConfig, class_table: ClassTable) -> FCN:
         image_form=image_form_of(config),
         **options[config.decoder](),
     )
+    if config.fc and (layers := classifier_layers(config.encoder, config.encoder_weights)):
+        model.decoder.load_fc(**{name.replace(".", "_"): tensor for name, tensor in layers.items()})  # type: ignore[operator]
+    return model
 
 
 def image_form_of(config: TrainConfig) -> ImageForm:

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fullyconv.encoder import EncoderNetwork
 from fullyconv.encoders.cae import CAE, Architecture, CAENetwork, load_cae
@@ -20,6 +21,7 @@ __all__ = [
     "ENCODER_NAMES",
     "bare_network",
     "build_network",
+    "classifier_layers",
     "fetch_pretrained",
     "is_cae",
     "open_cae",
@@ -82,6 +84,27 @@ def build_network(name: str, weights: str = "pretrained", channels: int = 3) -> 
             hint=f"use --encoder-weights FILE with {network.usual_file}, or --encoder-weights none",
         )
     return with_channels(network, channels)
+
+
+def classifier_layers(name: str, weights: str) -> dict[str, Tensor]:
+    """Read fc6 and fc7 of the classifier that an encoder was (`vgg16_fc_layers`), to start a decoder from.
+
+    Args:
+        name: The encoder.
+        weights: Those of the encoder, as for `build_network`.
+
+    Returns:
+        Nothing where the encoder is not VGG16, its weights are random or come from a model file.
+
+    Raises:
+        WeightsError: The file has no classifier.
+    """
+    if name != VGG16.name or weights == "none":
+        return {}
+    source = load_weights(VGG16.downloadable if weights == "pretrained" else weights)
+    if all(key.startswith(MODEL_FILE_KEYS) for key in source.tensors):
+        return {}
+    return vgg16_fc_layers(source)
 
 
 def fetch_pretrained(name: str, *, offline: bool = False, progress: Progress | None = None) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fullyconv.convolve import convolve
 from fullyconv.encoder import IMAGENET_INPUT, EncoderNetwork, Part
 from fullyconv.taps import ReceptiveField, Tap
-from fullyconv.weights import DownloadableWeights, choose_tensors, load_weights
+from fullyconv.weights import DownloadableWeights, Weights, choose_tensors, load_weights
 
 __all__ = ["VGG16", "vgg16_fc_layers"]
 
@@ -77,11 +77,11 @@ def _convolve_and_pool(layers: Sequence[nn.Module], maps: Tensor) -> Tensor:
     return maps
 
 
-def vgg16_fc_layers(path: str | Path) -> dict[str, Tensor]:
+def vgg16_fc_layers(weights: str | Path | Weights) -> dict[str, Tensor]:
     """Read VGG16's fully connected layers as convolutions, for the paper's decoders to start from.
 
     Args:
-        path: A whole VGG16 in torchvision's key layout.
+        weights: A whole VGG16 in torchvision's key layout, or the path of its file.
 
     Returns:
         Float32: `fc6.weight` 4096 x 512 x 7 x 7, `fc6.bias` 4096, `fc7.weight` 4096 x 4096 x 1 x 1,
@@ -93,7 +93,8 @@ def vgg16_fc_layers(path: str | Path) -> dict[str, Tensor]:
     expected: dict[str, tuple[int, ...]] = {}
     for _, theirs, shape, _ in FC_LAYERS:
         expected |= {f"{theirs}.weight": shape, f"{theirs}.bias": shape[:1]}
-    found = choose_tensors(load_weights(path), expected, ignored=("features.", "classifier.6."))
+    given = weights if isinstance(weights, Weights) else load_weights(weights)
+    found = choose_tensors(given, expected, ignored=("features.", "classifier.6."))
     layers = {}
     for name, theirs, _, convolution in FC_LAYERS:
         layers[f"{name}.weight"] = found[f"{theirs}.weight"].reshape(convolution)
