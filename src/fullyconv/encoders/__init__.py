@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from fullyconv.encoder import EncoderNetwork
+from fullyconv.encoders import timm, transformers
 from fullyconv.encoders.cae import CAE, Architecture, CAENetwork, load_cae
 from fullyconv.encoders.channels import with_channels
 from fullyconv.encoders.efficientnet_lite import EfficientNetLite
@@ -21,6 +22,7 @@ __all__ = [
     "bare_network",
     "build_network",
     "fetch_pretrained",
+    "is_adapted",
     "is_cae",
     "open_cae",
     "vgg16_fc_layers",
@@ -44,12 +46,16 @@ ENCODER_NAMES: tuple[str, ...] = tuple(NETWORKS)
 
 CAE_PREFIX = "cae:"
 
+ADAPTERS = {timm.PREFIX: timm, transformers.PREFIX: transformers}
+"""By the beginning of their names: what opens the networks of other libraries."""
+
 
 def build_network(name: str, weights: str = "pretrained", channels: int = 3) -> EncoderNetwork:
     """Build a network with its weights.
 
     Args:
-        name: One of `ENCODER_NAMES`, or "cae:" and the path of a file that `fullyconv.pretrain` wrote.
+        name: One of `ENCODER_NAMES`; "cae:" and the path of a file that `fullyconv.pretrain` wrote; "timm:" and a
+            name of timm; "hf:" and a folder or a name for transformers.
         weights: "pretrained" (from that file or an installed package, else from a published file, which is
             downloaded if it is not on this machine), "none" (random, the same every time), or the path of a
             `.pth`, `.pt` or `.safetensors` file in the key layout of its publisher.
@@ -65,11 +71,15 @@ def build_network(name: str, weights: str = "pretrained", channels: int = 3) -> 
     """
     if is_cae(name):
         return open_cae(name, weights).down
-    network = bare_network(name)
+    adapter = _adapter_of(name)
+    network = adapter.open_network(name) if adapter else bare_network(name)
     if weights == "none":
-        initialise(network)
+        if not adapter:
+            initialise(network)
     elif weights != "pretrained":
         _fill(network, load_weights(weights))
+    elif adapter:
+        _fill(network, adapter.published_weights(name))
     elif (published := network.packaged or network.downloadable) is not None:
         _fill(network, load_weights(published))
     else:
@@ -86,14 +96,16 @@ def fetch_pretrained(name: str, *, offline: bool = False, progress: Progress | N
     After that `build_network(name)` needs no network connection.
 
     Args:
-        name: One of `ENCODER_NAMES`. Others are for `build_network` to refuse.
+        name: One of `ENCODER_NAMES`, or of another library's. Others are for `build_network` to refuse.
         offline: Download nothing.
         progress: Where to report; the console by default.
 
     Raises:
         WeightsError: They are not there and cannot or must not be downloaded.
     """
-    if name in NETWORKS:
+    if adapter := _adapter_of(name):
+        adapter.published_weights(name, offline=offline)
+    elif name in NETWORKS:
         network = _without_storage(NETWORKS[name])
         if network.packaged is None and network.downloadable is not None:
             fetch_weights(network.downloadable, offline=offline, progress=progress)
@@ -102,6 +114,16 @@ def fetch_pretrained(name: str, *, offline: bool = False, progress: Progress | N
 def is_cae(name: str) -> bool:
     """Whether an encoder's name is "cae:" and a file."""
     return name.startswith(CAE_PREFIX)
+
+
+def is_adapted(name: str) -> bool:
+    """Whether an encoder's name is one of a network of another library."""
+    return _adapter_of(name) is not None
+
+
+def _adapter_of(name: str) -> Any:
+    """What opens the networks of the library that a name begins with; None for our own."""
+    return next((adapter for prefix, adapter in ADAPTERS.items() if name.startswith(prefix)), None)
 
 
 def open_cae(name: str, weights: str = "pretrained") -> CAE:
@@ -128,16 +150,18 @@ def open_cae(name: str, weights: str = "pretrained") -> CAE:
 
 
 def bare_network(name: str, architecture: Mapping[str, Any] | None = None, channels: int = 3) -> EncoderNetwork:
-    """Build a network whose weights are all zero, for `load_state_dict` to fill.
+    """Build a network for `load_state_dict` to fill: its weights are all zero, another library's random.
 
     Args:
-        name: One of `ENCODER_NAMES`, or "cae".
-        architecture: `EncoderNetwork.architecture` of a "cae".
+        name: One of `ENCODER_NAMES`, "cae", or what another library's network is called.
+        architecture: `EncoderNetwork.architecture` of a "cae" or another library's.
         channels: Of the images, as of `build_network`.
 
     Raises:
         UsageError: There is no encoder of that name, or none of that form.
     """
+    if architecture is not None and (adapter := _adapter_of(name)):
+        return with_channels(adapter.rebuild(name, architecture), channels)
     cae = name == CAENetwork.name and architecture is not None
     if not cae and (name not in NETWORKS or architecture is not None):
         raise UsageError(f"no encoder {name!r}", hint=f"choose one of {', '.join(NETWORKS)}")
@@ -166,7 +190,8 @@ def _fill(network: EncoderNetwork, weights: Weights) -> None:
                 hint=f"use {network.usual_file}",
             )
     published = network.published_keys()
-    expected = {published[own]: tuple(tensor.shape) for own, tensor in network.state_dict().items()}
+    state = network.state_dict()
+    expected = {theirs: tuple(state[own].shape) for own, theirs in published.items()}
     tensors = choose_tensors(weights, expected, network.ignored_weights)
     network.load_state_dict({own: tensors[theirs] for own, theirs in published.items()})
     network.weights_source = weights.source
