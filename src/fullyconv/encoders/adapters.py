@@ -7,11 +7,12 @@ values, and what a cell of a map sees is found by `fullyconv.encoders.fields`, o
 import copy
 import importlib
 import importlib.util
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from fullyconv.convolve import Conv2d
 from fullyconv.encoder import EncoderNetwork, InputConvention, Tap
 from fullyconv.encoders.efficientnet_lite import conv_same
 from fullyconv.encoders.fields import find_fields
-from fullyconv.errors import FullyConvError, UsageError
+from fullyconv.errors import DownloadError, FullyConvError, UsageError, WeightsError
 from fullyconv.weights import INITIALISATION_SEED
 
 __all__ = [
@@ -28,8 +29,8 @@ __all__ = [
     "SameConv2d",
     "convention_of",
     "find_taps",
+    "from_hub",
     "import_library",
-    "is_offline",
     "one_line",
     "seeded",
 ]
@@ -41,6 +42,8 @@ TORCHVISION_OPERATIONS = ("nms", "qnms")
 
 COUNTER = "num_batches_tracked"
 """Of batch normalisation in training, which there is none of."""
+
+T = TypeVar("T")
 
 Read = Callable[[nn.Module, Tensor], list[Tensor]]
 """Gives a network's maps of images, N x K x h x w, by depth."""
@@ -222,9 +225,34 @@ def _let_torchvision_load() -> None:
                 _declared[-1].define(form)  # type: ignore[no-untyped-call]
 
 
-def is_offline(offline: bool = False) -> bool:
-    """Whether nothing may be downloaded: it was asked for, or `FULLYCONV_OFFLINE` is set."""
-    return offline or os.environ.get("FULLYCONV_OFFLINE", "0") not in ("", "0")
+def from_hub(fetch: Callable[[bool], T], what: str, hint: str, *, offline: bool) -> T:
+    """Take something of the Hugging Face Hub from this machine, else download it.
+
+    Args:
+        fetch: Gives it; from this machine alone where its argument is True.
+        what: It is, in plural, for messages.
+        hint: What to do without it.
+        offline: Download nothing; nor is anything downloaded where `FULLYCONV_OFFLINE` is set.
+
+    Raises:
+        WeightsError: It is not there and must not be downloaded.
+        DownloadError: It could not be downloaded.
+    """
+    try:
+        return fetch(True)
+    except Exception as error:  # the libraries raise many kinds
+        if offline or os.environ.get("FULLYCONV_OFFLINE", "0") not in ("", "0"):
+            message = f"{what} are not on this machine, and offline nothing is downloaded"
+            raise WeightsError(message, hint) from error
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.ERROR)  # a line for every try
+    try:
+        return fetch(False)
+    except Exception as error:
+        raise DownloadError(f"{what} cannot be downloaded: {one_line(error)}", hint) from error
+    finally:
+        log.setLevel(level)
 
 
 def one_line(error: BaseException) -> str:

@@ -17,12 +17,12 @@ from fullyconv.encoders.adapters import (
     AdaptedNetwork,
     convention_of,
     find_taps,
+    from_hub,
     import_library,
-    is_offline,
     one_line,
     seeded,
 )
-from fullyconv.errors import DownloadError, UsageError, WeightsError
+from fullyconv.errors import UsageError, WeightsError
 from fullyconv.weights import Weights, load_weights
 
 __all__ = ["open_network", "published_weights", "rebuild"]
@@ -87,18 +87,13 @@ def published_weights(name: str, *, offline: bool = False) -> Weights:
     hint = "use --encoder-weights FILE with a weights file of timm, or --encoder-weights none"
     if not repository:
         raise WeightsError(f"no pretrained weights are published for {name}", hint=hint)
-    hub, offline = importlib.import_module("huggingface_hub"), is_offline(offline)
-    try:
-        path = hub.hf_hub_download(repository, WEIGHTS_FILE, local_files_only=offline)
-    except Exception as error:  # the library raises many kinds
-        if offline:
-            raise WeightsError(
-                f"the weights of {repository} are not on this machine, and offline nothing is downloaded",
-                hint=hint,
-            ) from error
-        raise DownloadError(
-            f"the weights of {repository} cannot be downloaded: {one_line(error)}", hint
-        ) from error
+    hub = importlib.import_module("huggingface_hub")
+    path = from_hub(
+        lambda local: hub.hf_hub_download(repository, WEIGHTS_FILE, local_files_only=local),
+        f"the weights of {repository}",
+        hint,
+        offline=offline,
+    )
     weights = load_weights(path)
     return replace(weights, source=f"hub {repository} sha256:{weights.sha256}")
 

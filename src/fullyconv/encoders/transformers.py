@@ -6,24 +6,25 @@ Hugging Face Hub. Only code of the installed library is run, whatever a folder b
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from fullyconv.encoder import tensors_digest
 from fullyconv.encoders.adapters import (
     AdaptedNetwork,
     convention_of,
     find_taps,
+    from_hub,
     import_library,
-    is_offline,
     one_line,
     seeded,
 )
-from fullyconv.errors import DownloadError, UsageError, WeightsError, show_path
+from fullyconv.errors import UsageError, WeightsError
 from fullyconv.weights import Weights
 
 __all__ = ["open_network", "published_weights", "rebuild"]
@@ -48,22 +49,26 @@ LEFT_OUT = (
 OF_OTHERS = ("timm_backbone", "timm_wrapper")
 """Kinds that stand for networks of another library."""
 
+LARGEST_DEPTH = 1000
+"""Layers that a description may ask for: each is made before any shape is compared."""
+
 ADDED = "hidden_states_norms."
 """What the library adds to networks of stages for features: layer norms, which begin with gain 1 and shift 0."""
 
 
-def open_network(name: str) -> AdaptedNetwork:
+def open_network(name: str, *, offline: bool = False) -> AdaptedNetwork:
     """Build a network of transformers with random weights, the same every time.
 
     Args:
         name: "hf:" and a folder, or a name of the Hugging Face Hub.
+        offline: Download nothing.
 
     Raises:
-        UsageError: transformers is not installed, there is no such folder or network, or it cannot be an encoder.
-        DownloadError: Its configuration cannot be downloaded.
+        UsageError: transformers is not installed, there is no such network, or it cannot be an encoder.
+        WeightsError: The configuration cannot be read, or is not there and must not be downloaded.
+        DownloadError: It cannot be downloaded.
     """
-    config, mean, std = _description(name, is_offline())
-    return rebuild(name, {"config": config, "mean": mean, "std": std})
+    return rebuild(name, _description(name, offline))
 
 
 def rebuild(name: str, architecture: Mapping[str, Any]) -> AdaptedNetwork:
@@ -100,23 +105,19 @@ def published_weights(name: str, *, offline: bool = False) -> Weights:
         DownloadError: They could not be downloaded.
     """
     transformers, source = import_library("transformers", "hf"), name.removeprefix(PREFIX)
-    offline = is_offline(offline)
-    config = _settings(transformers, open_network(name).architecture["config"])  # type: ignore[index]
-    kind = transformers.MODEL_FOR_BACKBONE_MAPPING[type(config)]
-    local = Path(source).is_dir()
-    try:
+    with torch.device("meta"):
+        described = rebuild(name, _description(name, offline)).architecture or {}
+    settings = _settings(transformers, described["config"])
+    kind = transformers.MODEL_FOR_BACKBONE_MAPPING[type(settings)]
+
+    def load(local: bool) -> Any:
+        options = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": local}
         with _quiet(transformers, local):
-            network, found = kind.from_pretrained(
-                source,
-                config=config,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=offline or local,
-                output_loading_info=True,
-                dtype=torch.float32,
+            return kind.from_pretrained(
+                source, config=settings, dtype=torch.float32, output_loading_info=True, **options
             )
-    except Exception as error:  # the library raises many kinds
-        raise _failed(f"the weights of {_shown(source)}", error, offline, source) from error
+
+    network, found = _read(load, f"the weights of {_shown(source)}", source, offline)
     missing = sorted(key for key in found["missing_keys"] if not key.startswith(ADDED))
     if missing:
         raise WeightsError(
@@ -155,7 +156,7 @@ def _outline(name: str, transformers: Any, config: Mapping[str, Any]) -> Any:
     chosen = config.get("out_features")
     with torch.device("meta"):
         settings = _settings(transformers, config)
-        stages = [stage for stage in settings.stage_names if stage != "stem"]
+        stages = [stage for stage in getattr(settings, "stage_names", ()) if stage != "stem"]
         network: Any = _create(transformers, {**config, "out_features": stages, "out_indices": None})
     taps, sees_all = find_taps(name, list(network.out_features), lambda images: read(network, images))
     if len(taps) > 1 and taps[0].stride == taps[-1].stride:
@@ -179,6 +180,10 @@ def _create(transformers: Any, config: Mapping[str, Any]) -> nn.Module:
 
 def _settings(transformers: Any, config: Mapping[str, Any]) -> Any:
     """The library's own object for a configuration."""
+    depths = [value for key, value in config.items() if "layers" in key or "depth" in key]
+    deepest = max((value for value in tree_leaves(depths) if isinstance(value, int)), default=0)
+    if deepest > LARGEST_DEPTH:
+        raise UsageError(f"expected at most {LARGEST_DEPTH} layers, got {deepest}")
     values = json.loads(json.dumps({key: value for key, value in config.items() if key not in LEFT_OUT}))
     kind = values.pop("model_type", None)
     if type(kind) is not str or kind in OF_OTHERS or values.get("use_timm_backbone"):
@@ -189,42 +194,41 @@ def _settings(transformers: Any, config: Mapping[str, Any]) -> Any:
         raise UsageError(f"transformers knows no network {kind!r} of this form: {one_line(error)}") from error
 
 
-def _description(name: str, offline: bool) -> tuple[dict[str, Any], list[float], list[float]]:
+def _description(name: str, offline: bool) -> dict[str, Any]:
     """The configuration of a folder or name of the Hub, its means and deviations (ImageNet's if it has none)."""
     transformers, source = import_library("transformers", "hf"), name.removeprefix(PREFIX)
-    folder = Path(source)
-    local = folder.is_dir()
-    if local and not (folder / "config.json").is_file():
-        raise UsageError(f"there is no config.json in {show_path(source)}")
-    options = {"local_files_only": offline or local, "trust_remote_code": False}
+    config = _read(
+        lambda local: transformers.AutoConfig.from_pretrained(
+            source, local_files_only=local, trust_remote_code=False
+        ),
+        f"the settings of {_shown(source)}",
+        source,
+        offline,
+    ).to_dict()
+    images = transformers.image_processing_base.ImageProcessingMixin
     try:
-        config = transformers.AutoConfig.from_pretrained(source, **options).to_dict()
-    except Exception as error:
-        raise _failed(f"the configuration of {_shown(source)}", error, offline, source) from error
-    try:
-        images, _ = transformers.image_processing_base.ImageProcessingMixin.get_image_processor_dict(
-            source, local_files_only=options["local_files_only"]
-        )
+        found, _ = images.get_image_processor_dict(source, local_files_only=offline or Path(source).is_dir())
     except Exception:  # it has none
-        images = {}
-    config = {key: value for key, value in config.items() if key not in LEFT_OUT}
-    mean, std = images.get("image_mean") or IMAGENET_MEAN, images.get("image_std") or IMAGENET_STD
-    if images.get("do_normalize") is False:
+        found = {}
+    mean, std = found.get("image_mean") or IMAGENET_MEAN, found.get("image_std") or IMAGENET_STD
+    if found.get("do_normalize") is False:
         mean, std = [0.0] * 3, [1.0] * 3
-    return json.loads(json.dumps(config)), list(mean), list(std)
+    described = {key: value for key, value in config.items() if key not in LEFT_OUT}
+    return {"config": json.loads(json.dumps(described)), "mean": list(mean), "std": list(std)}
+
+
+def _read(fetch: Callable[[bool], Any], what: str, source: str, offline: bool) -> Any:
+    """Read something of a folder, or of the Hub."""
+    hint = "give hf:FOLDER with config.json and model.safetensors"
+    if not Path(source).is_dir() and not Path(source).is_absolute():
+        return from_hub(fetch, what, hint, offline=offline)
+    try:
+        return fetch(True)
+    except Exception as error:  # the library raises many kinds
+        raise WeightsError(f"{what} cannot be read: {one_line(error)}", hint) from error
 
 
 def _shown(source: str) -> str:
     """A folder by its own name, a name of the Hub as it is: no paths get into model files."""
     path = Path(source)
     return f"folder {path.name}" if path.is_dir() or path.is_absolute() else f"hub {source}"
-
-
-def _failed(what: str, error: Exception, offline: bool, source: str) -> Exception:
-    """What to raise where something could not be read or downloaded."""
-    hint = "give hf:FOLDER with config.json and model.safetensors"
-    if Path(source).is_dir() or Path(source).is_absolute():
-        return WeightsError(f"{what} cannot be read: {one_line(error)}", hint)
-    if offline:
-        return WeightsError(f"{what} are not on this machine, and offline nothing is downloaded", hint)
-    return DownloadError(f"{what} cannot be downloaded: {one_line(error)}", hint)
