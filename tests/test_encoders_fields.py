@@ -62,6 +62,14 @@ class Fused(nn.Module):
         return fine + functional.interpolate(self.coarse(fine), scale_factor=4, mode="nearest")
 
 
+class Of(nn.Module):
+    """A network of one function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.forward = function
+
+
 KNOWN = {
     "convolutions": nn.Sequential(nn.Conv2d(3, 4, 7, 2, 3), nn.ReLU(True), nn.Conv2d(4, 4, 3, 1, 2, dilation=2)),
     "batch norm": nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU(True)),
@@ -73,6 +81,8 @@ KNOWN = {
     "parts": Parts(),
     "padding of TensorFlow": Same(),
     "enlarged": Fused(),
+    "padded at the top": nn.Sequential(nn.ZeroPad2d((3, 0, 2, 1)), nn.Conv2d(3, 4, 4)),
+    "odd pixels": Of(lambda maps: maps[..., 1::2, 1::2] * 2.0),
 }
 
 
@@ -107,14 +117,6 @@ class Attention(nn.Module):
     def forward(self, maps):
         tokens = maps.flatten(2).transpose(1, 2)
         return functional.scaled_dot_product_attention(tokens, tokens, tokens).transpose(1, 2).view(maps.shape)
-
-
-class Of(nn.Module):
-    """A network of one function."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.forward = function
 
 
 def squeeze_and_excite(maps):

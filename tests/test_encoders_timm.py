@@ -65,7 +65,9 @@ def test_receptive_fields_are_exactly_what_cells_see(name):
     check_field(build_network(f"timm:{name}", "none"))
 
 
-@pytest.mark.parametrize("name", ["test_vit", "test_efficientnet", "swin_tiny_patch4_window7_224", "resnet10t"])
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "test_efficientnet", "swin_tiny_patch4_window7_224", "resnet10t"]
+)
 def test_attention_squeezing_and_what_is_not_known_see_all(name):
     network = build_network(f"timm:{name}", "none")
     assert network.sees_all is (name != "resnet10t")

@@ -186,7 +186,10 @@ def test_a_vision_transformer_from_training_to_a_mask_on_the_command_line(tmp_pa
     said = answer(monkeypatch, "info", "run/best.safetensors").stdout
     assert "receptive fields: the whole image at stride 14" in said
     assert "halo             the whole image: tiles cannot be exact" in said
-    assert "whole image" in answer(monkeypatch, "explain", "run/best.safetensors").stdout
+    explained = answer(monkeypatch, "explain", "run/best.safetensors", "--size", "64x80", "-o", "run/figure.svg")
+    assert "stage3          14        32      whole image" in explained.stdout
+    assert "padded to multiples of 14: 70x84; then 70x84 -> 5x6" in explained.stdout
+    assert "sees whole image" in (tmp_path / "run" / "figure.svg").read_text(encoding="utf-8")
     assert run(monkeypatch, "predict", "run/best.safetensors", "data/images/test", "-o", "masks") == 0
     image = np.random.default_rng(0).integers(0, 256, (150, 131, 3), dtype=np.uint8)
     assert Predictor("run/best.safetensors").is_exact((150, 131))

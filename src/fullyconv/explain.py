@@ -238,7 +238,7 @@ def _fixed_table(outline: Outline, sizes: Sizes | None) -> list[str]:
                 found.label,
                 _number(found.stride),
                 f"{found.channels:,}",
-                f"{found.receptive_field:.0f} px" if found.receptive_field else "whole image",
+                found.sees,
                 "as above" if again else f"{found.parameters:,}",
                 _text(sizes.cells[found.label]) if sizes else "",
                 "" if found.is_read else "not read",
@@ -272,11 +272,11 @@ def _arithmetic(outline: Outline, sizes: Sizes) -> list[str]:
     lines = [f"image {_text(sizes.image)}"]
     for scale, padded in sizes.padded.items():
         enlarged = f"scale {scale:g}: {_text(sizes.scaled[scale])}, " if scale != 1 else ""
-        halvings = [
-            _text((padded[0] // 2**step, padded[1] // 2**step))
-            for step in range(outline.stride_grid.bit_length())
-            if outline.stride_grid % 2**step == 0
-        ]
+        grid = outline.stride_grid
+        steps = [2**step for step in range(grid.bit_length()) if grid % 2**step == 0]
+        # What is no power of two is no chain of halvings, but patches.
+        steps = steps if steps[-1] == grid else [1, grid]
+        halvings = [_text((padded[0] // step, padded[1] // step)) for step in steps]
         lines.append(
             f"  {enlarged}padded to multiples of {outline.stride_grid}: {_text(padded)}; "
             f"then {' -> '.join(halvings)}"
