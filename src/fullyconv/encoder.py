@@ -87,9 +87,10 @@ class EncoderNetwork(nn.Module):
             divide the last one.
         input_convention: What `forward` expects.
         sees_all: Whether a cell may depend on the whole image, by a global mean or attention, or on nobody knows
-            how much: the fields that the taps declare mean nothing then.
+            how much: the fields that the taps declare mean nothing then (they may be 0).
         weights_licence: SPDX name of the licence of its usual pretrained weights.
         weights_source: Where these weights came from: "random", or a package or file (its name, no folder).
+        library: The name and version of the library that computes it, where that is another one.
         architecture: What it takes beside the name to build it, as JSON values, where one name has many forms.
         packaged: The package that brings its pretrained weights, if there is one.
         downloadable: Where there is none, the published file to download.
@@ -104,6 +105,7 @@ class EncoderNetwork(nn.Module):
     sees_all: bool = False
     weights_licence: str
     weights_source: str = "random"
+    library: str = ""
     architecture: Mapping[str, Any] | None = None
     packaged: PackagedWeights | None = None
     downloadable: DownloadableWeights | None = None

@@ -63,6 +63,7 @@ class FeatureReader:
         self._workers = _single_threaded_workers(workers)
         self._recipe = {
             "encoder": encoder.digest(),
+            **({"library": encoder.network.library} if encoder.network.library else {}),
             "preprocessing": PREPROCESSING_VERSION,
             "pillow": PIL.__version__,  # Its decoders and its resizing come before the encoder.
             "torch": torch.__version__,

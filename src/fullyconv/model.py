@@ -68,7 +68,8 @@ class FCN(nn.Module):
 
         Args:
             class_table: The classes to tell apart.
-            encoder: One of `fullyconv.encoders.ENCODER_NAMES`, or "cae:" and the path of an autoencoder's file.
+            encoder: One of `fullyconv.encoders.ENCODER_NAMES`, "cae:" and the path of an autoencoder's file, or
+                "timm:" or "hf:" and a name of that library.
             encoder_weights: "pretrained", "none" or a weights file.
             decoder: One of `fullyconv.decoders.DECODER_NAMES`.
             stride: The finest stride that the decoder reads; the decoder's own default if None
@@ -250,7 +251,7 @@ def describe(description: Mapping[str, Any]) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in decoder.items() if name != "name")
     scales = ", ".join(f"{scale:g}" for scale in encoder["scales"])
     fields = ", ".join(
-        f"{field} px at stride {stride}"
+        f"{f'{field} px' if field else 'the whole image'} at stride {stride}"
         for field, stride in zip(encoder["receptive_fields"], encoder["strides"], strict=True)
     )
     classes = ", ".join(f"{entry['name']} ({entry['value']})" for entry in table["classes"])
