@@ -7,11 +7,12 @@ from typing import Any
 import torch
 
 from fullyconv.encoder import EncoderNetwork
+from fullyconv.encoders.alexnet import CaffeNetPad100
 from fullyconv.encoders.cae import CAE, Architecture, CAENetwork, load_cae
 from fullyconv.encoders.channels import with_channels
 from fullyconv.encoders.efficientnet_lite import EfficientNetLite
 from fullyconv.encoders.resnet import ResNet
-from fullyconv.encoders.vgg import VGG16, vgg16_fc_layers
+from fullyconv.encoders.vgg import VGG16, VGG16Pad100, vgg16_fc_layers
 from fullyconv.errors import UsageError, WeightsError
 from fullyconv.progress import Progress
 from fullyconv.weights import Weights, choose_tensors, fetch_weights, initialise, load_weights
@@ -41,6 +42,13 @@ NETWORKS: dict[str, Callable[[], EncoderNetwork]] = {
 
 ENCODER_NAMES: tuple[str, ...] = tuple(NETWORKS)
 """What `build_network` can build; the first is the default."""
+
+RELEASED: dict[str, Callable[[], EncoderNetwork]] = {
+    "vgg16_pad_100": VGG16Pad100,
+    "caffenet_pad_100": CaffeNetPad100,
+}
+"""Those of released FCNs, which come with their decoders (`fullyconv.importers`). They pad by 100 pixels, which
+training on crops does not know: it is not offered them."""
 
 CAE_PREFIX = "cae:"
 
@@ -131,7 +139,7 @@ def bare_network(name: str, architecture: Mapping[str, Any] | None = None, chann
     """Build a network whose weights are all zero, for `load_state_dict` to fill.
 
     Args:
-        name: One of `ENCODER_NAMES`, or "cae".
+        name: One of `ENCODER_NAMES` or `RELEASED`, or "cae".
         architecture: `EncoderNetwork.architecture` of a "cae".
         channels: Of the images, as of `build_network`.
 
@@ -139,12 +147,13 @@ def bare_network(name: str, architecture: Mapping[str, Any] | None = None, chann
         UsageError: There is no encoder of that name, or none of that form.
     """
     cae = name == CAENetwork.name and architecture is not None
-    if not cae and (name not in NETWORKS or architecture is not None):
+    networks = NETWORKS | RELEASED
+    if not cae and (name not in networks or architecture is not None):
         raise UsageError(f"no encoder {name!r}", hint=f"choose one of {', '.join(NETWORKS)}")
     if architecture is not None:
         network = _without_storage(partial(CAENetwork, Architecture.from_json(architecture)))
     else:
-        network = _without_storage(NETWORKS[name])
+        network = _without_storage(networks[name])
     network.to_empty(device="cpu")
     for tensor in network.state_dict().values():
         tensor.zero_()
