@@ -4,8 +4,10 @@ import dataclasses
 import math
 from functools import partial
 
+import onnx
 import pytest
 import torch
+from matplotlib.text import Text
 from oracles import random_reference
 from released import PlainAlexNet, make_narrow, parity
 from torch import nn
@@ -13,12 +15,15 @@ from torch import nn
 from fullyconv.class_table import ClassTable
 from fullyconv.decoders import build_decoder
 from fullyconv.decoders.fcn import berkeley_sizes
+from fullyconv.diagrams import draw
 from fullyconv.encoder import Encoder
 from fullyconv.encoders import ENCODER_NAMES, RELEASED, bare_network
 from fullyconv.encoders.alexnet import normalise_across
 from fullyconv.errors import UsageError
+from fullyconv.explain import describe, outline_of, sizes_of
 from fullyconv.features import FeatureReader
 from fullyconv.model import FCN
+from fullyconv.onnx_model import onnx_model
 
 FORMS = {
     "32s": ("vgg16_pad_100", {"stride": 32}),
@@ -179,6 +184,50 @@ def test_the_stages_say_the_layers_by_name():
     assert names[:6] == ["fc6", "fc7", "score_fr", "upscore2", "scale_pool4", "score_pool4"]
     assert names[6:] == ["fuse_pool4", "upscore_pool4", "scale_pool3", "score_pool3", "fuse_pool3", "upscore8"]
     assert built("32s").decoder.stages()[-1].note == "cropped from pixel 19 on"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_declared_stages_one_by_one_are_the_decoder(form):
+    torch.manual_seed(0)
+    model, size = built(form), (33, 47)
+    decoder = model.decoder
+    for tensor in decoder.state_dict().values():
+        tensor.normal_()
+    with torch.no_grad():
+        features = [maps.normal_() for maps in model.encoder(torch.zeros(1, 3, *size))]
+        values = dict(zip([spec.label for spec in decoder.specs], features, strict=True))
+        for stage in decoder.stages():
+            inputs = [values[name] for name in stage.reads]
+            if stage.kind == "sum":
+                result = inputs[0] + inputs[1][..., : inputs[0].shape[-2], : inputs[0].shape[-1]]
+            else:
+                result = (
+                    inputs[0] * stage.factor
+                    if stage.kind == "scale"
+                    else decoder.get_submodule(stage.module)(*inputs)
+                )
+            if "cropped" in stage.note:
+                first = int(stage.note.split()[3])
+                result = result[..., first:, first:]
+            values[stage.name] = result.relu() if stage.activation else result
+            assert result.shape[1] == stage.channels
+        logits = decoder(features, size)
+        torch.testing.assert_close(result[..., :33, :47], logits, rtol=1e-4, atol=1e-4)
+    parameters = sum(parameter.numel() for parameter in decoder.parameters())
+    assert sum(stage.parameters for stage in decoder.stages()) == parameters
+
+
+def test_what_needs_maps_that_are_parts_of_the_image_is_refused():
+    model = built("8s")
+    outline = outline_of(model)
+    assert "; sizes: pad-100" in describe(outline)
+    words = [text.get_text() for text in draw(outline).findobj(Text)]
+    assert any("stride 16" in text for text in words)
+    assert not any("H/16" in text for text in words)
+    with pytest.raises(UsageError, match=r"images are padded to a stride, vgg16_pad_100 is pad-100"):
+        sizes_of(outline, (33, 47))
+    with pytest.raises(UsageError, match=r"encoder vgg16_pad_100 \(pad-100\) cannot be exported"):
+        onnx_model(onnx, model, {})
 
 
 @pytest.mark.parametrize(

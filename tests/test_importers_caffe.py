@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 import torch
+from caffemodels import blob, bytes_of, caffemodel, layer, number, scales, varint
 from oracles import random_reference
 from released import PlainAlexNet, PlainVGG, make_narrow, parity
 
@@ -19,65 +20,13 @@ def narrow(monkeypatch):
     make_narrow(monkeypatch, 16)
 
 
-def varint(value):
-    """Seven bits a byte, the least first."""
-    found = bytearray()
-    while value > 127:
-        found.append(value % 128 + 128)
-        value //= 128
-    return bytes([*found, value])
-
-
-def number(field, value):
-    return varint(field * 8) + varint(value)
-
-
-def bytes_of(field, content):
-    return varint(field * 8 + 2) + varint(len(content)) + content
-
-
-def blob(values, legacy=False, doubles=False):
-    """A BlobProto: shape and packed data, or num, channels, height and width."""
-    values = np.asarray(values)
-    form, field = ("<f8", 8) if doubles else ("<f4", 5)
-    data = bytes_of(field, values.astype(form).tobytes())
-    if legacy:
-        sides = [1] * (4 - values.ndim) + list(values.shape)
-        return b"".join(number(field, side) for field, side in enumerate(sides, 1)) + data
-    return data + bytes_of(7, bytes_of(1, b"".join(map(varint, values.shape))))
-
-
-def layer(name, kind, blobs, first_version=False, **options):
-    """A LayerParameter, or a V1LayerParameter: with bottoms, tops and other fields that nobody needs."""
-    if first_version:
-        head = bytes_of(2, b"below") + bytes_of(3, b"above") + bytes_of(4, name.encode()) + number(5, 4)
-        return bytes_of(2, head + b"".join(bytes_of(6, blob(b, legacy=True)) for b in blobs))
-    head = bytes_of(1, name.encode()) + bytes_of(2, kind.encode()) + bytes_of(3, b"below")
-    head += varint(5 * 8 + 5) + struct.pack("<f", 1.0) + bytes_of(6, varint(3 * 8 + 5) + struct.pack("<f", 2.0))
-    return bytes_of(100, head + b"".join(bytes_of(7, blob(b, **options)) for b in blobs) + number(10, 0))
-
-
-def caffemodel(reference, path, extra=(), **options):
-    """Write a network as Caffe's solver does: every layer, those without weights as well."""
-    parts = [bytes_of(1, b"a network"), layer("data", "Python", []), *extra]
-    for name, module in reference.named_children():
-        kind = "Deconvolution" if "up" in name else "Convolution"
-        blobs = [tensor.numpy() for tensor in module.state_dict().values()]
-        parts += [layer(name, kind, blobs, **options), layer(f"relu_{name}", "ReLU", [])]
-    path.write_bytes(b"".join(parts))
-    return path
-
-
 def plain(stride=32, **options):
     torch.manual_seed(2)
     return random_reference(lambda: PlainVGG(stride, divisor=16, **options))
 
 
-def scales(four=0.01, three=0.0001):
-    return [
-        layer("scale_pool4", "Scale", [np.full(32, four)]),
-        layer("scale_pool3", "Scale", [np.full(16, three)]),
-    ]
+def narrow_scales(*factors):
+    return scales(*factors, widths=(32, 16))
 
 
 @pytest.mark.parametrize("options", [{}, {"first_version": True}, {"legacy": True}, {"doubles": True}])
@@ -108,14 +57,14 @@ def test_the_logits_are_those_of_a_plain_network(stride, tmp_path):
 
 def test_at_once_is_told_by_its_layers(tmp_path):
     reference = plain(8, at_once=True)
-    path = caffemodel(reference, tmp_path / "net.caffemodel", scales())
+    path = caffemodel(reference, tmp_path / "net.caffemodel", narrow_scales())
     model = import_model(path)
     assert parity(model, reference, (45, 70)) < 1e-5
     assert model.training_record["imported"]["network"] == "FCN-8s at once (by its layers)"
     with pytest.raises(UsageError, match="has the layers scale_pool4, scale_pool3: it is FCN-8s at once"):
         import_model(path, at_once=False)
     with pytest.raises(WeightsError, match=r"expected every factor of scale_pool4 to be 0\.01, got 0.02 to 0.02"):
-        import_model(caffemodel(reference, tmp_path / "b.caffemodel", scales(0.02)))
+        import_model(caffemodel(reference, tmp_path / "b.caffemodel", narrow_scales(0.02)))
     named = caffemodel(reference, tmp_path / "fcn8s-atonce-pascal.caffemodel")
     assert parity(import_model(named), reference, (45, 70)) < 1e-5
 
