@@ -65,6 +65,8 @@ def test_at_once_is_told_by_its_layers(tmp_path):
         import_model(path, at_once=False)
     with pytest.raises(WeightsError, match=r"expected every factor of scale_pool4 to be 0\.01, got 0.02 to 0.02"):
         import_model(caffemodel(reference, tmp_path / "b.caffemodel", narrow_scales(0.02)))
+    with pytest.raises(WeightsError, match="expected scale_pool4 and scale_pool3, got only one of them"):
+        import_model(caffemodel(reference, tmp_path / "c.caffemodel", narrow_scales()[:1]))
     named = caffemodel(reference, tmp_path / "fcn8s-atonce-pascal.caffemodel")
     assert parity(import_model(named), reference, (45, 70)) < 1e-5
 

@@ -78,18 +78,17 @@ def build(weights: Weights, at_once: bool | None = None) -> FCN:
 
 def _take_scales(weights: Weights) -> bool:
     """Take the constant factors out of the weights, where there are any, and check them."""
-    found = False
-    for step, name in SCALE_NAMES.items():
-        factors = weights.tensors.pop(f"{name}.weight", None)
-        if factors is None:
-            continue
-        found = True
+    found = {step: f"{name}.weight" for step, name in SCALE_NAMES.items() if f"{name}.weight" in weights.tensors}
+    if len(found) == 1:
+        raise WeightsError(f"{weights.file}: expected {' and '.join(SCALE_NAMES.values())}, got only one of them")
+    for step, key in found.items():
+        factors, name = weights.tensors.pop(key), SCALE_NAMES[step]
         if not torch.allclose(factors, torch.tensor(AT_ONCE_SCALES[step]), rtol=1e-5, atol=0):
             raise WeightsError(
                 f"{weights.file}: expected every factor of {name} to be {AT_ONCE_SCALES[step]:g}, got "
                 f"{float(factors.min()):g} to {float(factors.max()):g}"
             )
-    return found
+    return bool(found)
 
 
 def read(path: Path) -> Weights:

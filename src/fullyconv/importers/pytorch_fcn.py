@@ -8,6 +8,8 @@ FCN-8s at once have the same tensors and differ in two factors, which no tensor 
 
 from collections.abc import Mapping
 
+import torch
+
 from fullyconv.decoders import build_decoder
 from fullyconv.encoder import Encoder
 from fullyconv.encoders import bare_network
@@ -23,6 +25,9 @@ _LAST = {"upscore.weight": 32, "upscore16.weight": 16, "upscore8.weight": 8}
 
 _ARCHES = {"FCN32s": (32, False), "FCN16s": (16, False), "FCN8s": (8, False), "FCN8sAtOnce": (8, True)}
 """What training checkpoints call their network."""
+
+_MOST_CHANNELS = 2**16
+"""Of a layer that a file may claim to have."""
 
 Choice = tuple[bool, str]
 """Whether a network is FCN-8s at once, and what says so."""
@@ -115,14 +120,21 @@ def build_released(
     """
     network = bare_network(encoder)
     fixed = Encoder(network, [step for step in (8, 16, 32) if step >= stride])
-    score, fc7 = (weights.tensors.get(f"{name}.weight") for name in ("score_fr", "fc7"))
-    count, width = (1 if tensor is None or not tensor.ndim else len(tensor) for tensor in (score, fc7))
-    trained = build_decoder(
-        "fcn_pad_100", fixed.specs, max(count, 1), stride=stride, at_once=at_once[0], width=max(width, 1), **form
-    )
+    count, width = (_outputs(weights, f"{name}.weight") for name in ("score_fr", "fc7"))
+    with torch.device("meta"):  # nothing is allocated until the file has proved to hold tensors of these sizes
+        trained = build_decoder(
+            "fcn_pad_100",
+            fixed.specs,
+            count,
+            stride=stride,
+            at_once=at_once[0],
+            width=width,
+            **form,
+        )
     parts = (network, trained)
     expected = {key: tuple(tensor.shape) for part in parts for key, tensor in part.state_dict().items()}
     tensors = choose_tensors(weights, expected)
+    trained.to_empty(device="cpu")
     for part in parts:
         part.load_state_dict({key: tensors[key] for key in part.state_dict()})
     network.weights_source = weights.source
@@ -133,3 +145,9 @@ def build_released(
         "network": f"{name} ({at_once[1]})" if at_once[1] else name,
     }
     return FCN(fixed, trained, numbered_or_voc(count), {"imported": dict(record)})
+
+
+def _outputs(weights: Weights, name: str) -> int:
+    """Channels that a convolution gives, 1 where it is missing or none: comparing shapes will then say so."""
+    tensor = weights.tensors.get(name)
+    return 1 if tensor is None or tensor.ndim < 4 else min(max(len(tensor), 1), _MOST_CHANNELS)
