@@ -20,7 +20,7 @@ from fullyconv.charts import contributions_figure
 from fullyconv.class_table import ClassTable
 from fullyconv.config import config_from_mapping
 from fullyconv.decoders import DECODER_NAMES
-from fullyconv.encoder import EncoderNetwork
+from fullyconv.encoder import PAD_TO_STRIDE, EncoderNetwork
 from fullyconv.encoders import CAE_PREFIX, ENCODER_NAMES, is_adapted, is_cae
 from fullyconv.errors import UsageError
 from fullyconv.images import show_path
@@ -129,6 +129,7 @@ def outline_of(model: FCN) -> Outline:
         fixed_parameters=used[taps[-1]],
         trained_parameters=sum(parameter.numel() for parameter in decoder.parameters()),
         image_channels=len(encoder.input_convention.mean),
+        size_policy=encoder.network.size_policy,
     )
 
 
@@ -180,8 +181,13 @@ def sizes_of(outline: Outline, size: Size) -> Sizes:
         size: (height, width) of the image in pixels.
 
     Raises:
-        UsageError: A side of less than one pixel.
+        UsageError: A side of less than one pixel, or a network that pads by itself.
     """
+    if outline.size_policy != PAD_TO_STRIDE:
+        raise UsageError(
+            f"sizes are followed where images are padded to a stride, {outline.encoder} is {outline.size_policy}",
+            hint="docs/concepts/decoders.md has the sizes of the released networks",
+        )
     if min(size) < 1:
         raise UsageError(f"expected an image of 1x1 pixels or more, got {_text(size)}")
     scales = dict.fromkeys(found.scale for found in outline.fixed)
@@ -227,7 +233,8 @@ def describe(outline: Outline, sizes: Sizes | None = None) -> str:
 
 def _title(outline: Outline) -> str:
     linear = "; the logits are a sum over the feature maps" if outline.is_linear else ""
-    return f"{outline.encoder} + {outline.decoder}, {outline.num_classes} classes{linear}\n"
+    policy = f"; sizes: {outline.size_policy}" if outline.size_policy != PAD_TO_STRIDE else ""
+    return f"{outline.encoder} + {outline.decoder}, {outline.num_classes} classes{linear}{policy}\n"
 
 
 def _fixed_table(outline: Outline, sizes: Sizes | None) -> list[str]:

@@ -131,6 +131,7 @@ class Outline:
         fixed_parameters: Weights of the encoder up to the deepest tap that is read.
         trained_parameters: Trained numbers of the decoder.
         image_channels: Channels of the image: 3, or 1 where it is grey.
+        size_policy: "pad-to-stride", or another one, under which maps are not parts of the image.
     """
 
     encoder: str
@@ -142,6 +143,7 @@ class Outline:
     fixed_parameters: int
     trained_parameters: int
     image_channels: int = 3
+    size_policy: str = "pad-to-stride"
 
     @property
     def output_stride(self) -> int:
@@ -203,6 +205,7 @@ class Outline:
             "decoder": self.decoder,
             "num_classes": self.num_classes,
             "image_channels": self.image_channels,
+            "size_policy": self.size_policy,
             "stride_grid": self.stride_grid,
             "output_stride": self.output_stride,
             "fixed": {

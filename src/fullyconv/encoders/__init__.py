@@ -9,11 +9,12 @@ from torch import Tensor
 
 from fullyconv.encoder import EncoderNetwork
 from fullyconv.encoders import timm, transformers
+from fullyconv.encoders.alexnet import CaffeNetPad100
 from fullyconv.encoders.cae import CAE, Architecture, CAENetwork, load_cae
 from fullyconv.encoders.channels import with_channels
 from fullyconv.encoders.efficientnet_lite import EfficientNetLite
 from fullyconv.encoders.resnet import ResNet
-from fullyconv.encoders.vgg import VGG16, vgg16_fc_layers
+from fullyconv.encoders.vgg import VGG16, VGG16Pad100, vgg16_fc_layers
 from fullyconv.errors import UsageError, WeightsError
 from fullyconv.progress import Progress
 from fullyconv.weights import Weights, choose_tensors, fetch_weights, initialise, load_weights
@@ -45,6 +46,13 @@ NETWORKS: dict[str, Callable[[], EncoderNetwork]] = {
 
 ENCODER_NAMES: tuple[str, ...] = tuple(NETWORKS)
 """What `build_network` can build; the first is the default."""
+
+RELEASED: dict[str, Callable[[], EncoderNetwork]] = {
+    "vgg16_pad_100": VGG16Pad100,
+    "caffenet_pad_100": CaffeNetPad100,
+}
+"""Those of released FCNs, which come with their decoders (`fullyconv.importers`). They pad by 100 pixels, which
+training on crops does not know: it is not offered them."""
 
 CAE_PREFIX = "cae:"
 
@@ -180,7 +188,7 @@ def bare_network(name: str, architecture: Mapping[str, Any] | None = None, chann
     """Build a network for `load_state_dict` to fill: its weights are all zero, another library's random.
 
     Args:
-        name: One of `ENCODER_NAMES`, "cae", or what another library's network is called.
+        name: One of `ENCODER_NAMES` or `RELEASED`, "cae", or what another library's network is called.
         architecture: `EncoderNetwork.architecture` of a "cae" or another library's.
         channels: Of the images, as of `build_network`.
 
@@ -190,12 +198,13 @@ def bare_network(name: str, architecture: Mapping[str, Any] | None = None, chann
     if architecture is not None and (adapter := _adapter_of(name)):
         return with_channels(adapter.rebuild(name, architecture), channels)
     cae = name == CAENetwork.name and architecture is not None
-    if not cae and (name not in NETWORKS or architecture is not None):
+    networks = NETWORKS | RELEASED
+    if not cae and (name not in networks or architecture is not None):
         raise UsageError(f"no encoder {name!r}", hint=f"choose one of {', '.join(NETWORKS)}")
     if architecture is not None:
         network = _without_storage(partial(CAENetwork, Architecture.from_json(architecture)))
     else:
-        network = _without_storage(NETWORKS[name])
+        network = _without_storage(networks[name])
     network.to_empty(device="cpu")
     for tensor in network.state_dict().values():
         tensor.zero_()
