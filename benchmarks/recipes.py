@@ -2,7 +2,7 @@
 
     python benchmarks/recipes.py ../shared/data/camvid --ignore 11 --seeds 3
 
-A recipe is a name of `fullyconv.config.RECIPES`, optionally with changes: `default,decoder=fcn,stride=32`. The
+A recipe is a name of `fullyconv.recipes.RECIPES`, optionally with changes: `default,decoder=fcn,stride=32`. The
 feature pass is over all training images and their mirror images at scale 1, by the same workers; every recipe
 computes its own features anew (its cache is a new folder), all seeds of a recipe share them.
 """

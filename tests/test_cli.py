@@ -15,8 +15,9 @@ from command_line import run
 from PIL import Image
 from weights_server import serving
 
-from fullyconv.config import TrainConfig, read_config
+from fullyconv.config import TrainConfig
 from fullyconv.encoders import build_network, vgg
+from fullyconv.settings import read_config
 from fullyconv.synthetic import write_dataset
 from fullyconv.tiles import Halo
 from fullyconv.weights import DownloadableWeights

@@ -25,6 +25,20 @@ from fullyconv.errors import UsageError
         ({"instant": True, "decoder": "fcn"}, r"instant needs decoder practical, got fcn \(leave --decoder out"),
         ({"instant": True, "train_on": "maps"}, "instant needs train_on points, got maps"),
         ({"decoder": "lecture", "stride": 16}, r"decoder lecture needs stride 8, got 16 \(leave --stride out\)"),
+        ({"epochs": 0}, r"epochs 0 trains nothing \(add --train-encoder all"),
+        (
+            {"summed_loss": True, "optimizer": "sgd"},
+            r"a summed loss needs every pixel, got pixels 512 \(add --train-on maps --pixels 0\)",
+        ),
+        (
+            {"lr": 1e-10, "optimizer": "sgd", "momentum": 0.99},
+            "lr 1e-10 belongs to a loss summed over some 100,000 pixels; this one is their mean .multiply it by",
+        ),
+        ({"encoder_lr": 1e-12, "train_encoder": "all"}, "encoder_lr 1e-12 belongs to a loss summed"),
+        (
+            {"channels": 4, "train_encoder": "all"},
+            r"colours are changed of RGB images only \(add --no-tune-colours",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(values, message):
@@ -43,7 +57,33 @@ ONLY_WITH = {
     "width": ({"decoder": "cae", "width": 9}, "decoder lecture, got width 9 with decoder cae"),
     "auxiliary": ({"auxiliary": True}, "decoder torchvision, got auxiliary on with decoder practical"),
     "crop": ({"crop": 64}, "train_on maps, got crop 64 with train_on points"),
+    "momentum": ({"momentum": 0.5}, "optimizer sgd, got momentum 0.5 with optimizer adamw"),
+    "summed_loss": (
+        {"summed_loss": True, "train_on": "maps", "pixels": 0},
+        "optimizer sgd, got summed_loss on with optimizer adamw",
+    ),
+    **{
+        name: (
+            {name: value, "train_encoder": 16},
+            f"train_encoder all, got {name} {shown} with train_encoder 16",
+        )
+        for name, value, shown in (("tune_scales", (0.5, 1.0), "0.5,1"), ("tune_colours", False, "off"))
+    },
+    **{
+        name: ({name: value}, f"train_encoder all or 4 or 8 or 16 or 32, got {name} .* with train_encoder none")
+        for name, value in {
+            "tune_epochs": 3,
+            "tune_lr": 0.1,
+            "encoder_lr": 0.1,
+            "live_statistics": True,
+            "compile": True,
+        }.items()
+    },
     "epoch_steps": ({"epoch_steps": 30}, "train_on maps, got epoch_steps 30 with train_on points"),
+    "double_bias_lr": (
+        {"instant": True, "double_bias_lr": True},
+        "instant off, got double_bias_lr on with instant on",
+    ),
     **{
         name: ({"instant": True, name: value}, f"instant off, got {name} {value} with instant on")
         for name, value in {
@@ -54,6 +94,11 @@ ONLY_WITH = {
             "schedule": "constant",
             "weight_decay": 0.0,
             "patience": 3,
+            "optimizer": "sgd",
+            "accumulate": 2,
+            "clip": 1.0,
+            "ema": 0.5,
+            "train_encoder": 16,
         }.items()
     },
 }

@@ -15,8 +15,8 @@ from fullyconv.decoder import (
     take_over,
 )
 from fullyconv.decoders import build_decoder
-from fullyconv.encoder import FeatureSpec, Tap
 from fullyconv.errors import UsageError
+from fullyconv.taps import FeatureSpec, Tap
 from fullyconv.upsample import upsample_logits
 
 

@@ -8,10 +8,11 @@ from tiny_decoders import FORMS, SIZES, TinyNetwork, built, features_of, randomi
 from torch.nn import functional
 
 from fullyconv.decoders import DECODER_NAMES, build_decoder, decoder_options, needed_strides
-from fullyconv.encoder import Encoder, Tap
+from fullyconv.encoder import Encoder
 from fullyconv.encoders import ENCODER_NAMES, NETWORKS
 from fullyconv.errors import UsageError
 from fullyconv.sizes import padded_size
+from fullyconv.taps import Tap
 from fullyconv.upsample import upsample_logits
 
 

@@ -17,7 +17,7 @@ import pytest
 from weights_server import Fault, serving
 
 from fullyconv import download as module
-from fullyconv.download import download
+from fullyconv.download import digest_of, download
 from fullyconv.errors import DownloadError
 from fullyconv.progress import Console, Silent
 
@@ -169,7 +169,7 @@ def test_after_four_broken_connections_it_gives_up_and_the_next_call_goes_on(ser
 PROGRAM = """
 import sys
 from pathlib import Path
-from fullyconv.download import download
+from fullyconv.download import digest_of, download
 from fullyconv.progress import Console
 url, path, start = sys.argv[1:]
 download(url, Path(path), start, hint="", progress=Console())
@@ -605,3 +605,23 @@ def test_a_file_that_another_program_puts_there_meanwhile_is_left_alone(server, 
     fetch(server, path)
     assert path.read_bytes() == b"of another program"
     assert nothing_else_is_beside(path)
+
+
+def test_an_md5_does_where_nobody_states_another(server, path):
+    promised = f"md5:{hashlib.md5(CONTENT).hexdigest()}"
+    fetch(server, path, start=promised)
+    assert digest_of(path, promised) == promised
+    assert digest_of(path, "1234") == hashlib.sha256(CONTENT).hexdigest()[:4]
+    path.unlink()
+    wrong = f"md5:{hashlib.md5(b'another').hexdigest()}"
+    assert refusal(server, path, start=wrong) == (
+        f"cannot download URL: the MD5 has to start with {wrong[4:12]}, it starts with {promised[4:12]}; "
+        "what came was removed (copy the file)"
+    )
+
+
+def test_what_may_be_larger_is_up_to_the_caller(server, path):
+    with pytest.raises(DownloadError, match=r"it has 3.3 MB, more than 3.0 MB"):
+        download(
+            f"{server.url}/x", path, "", hint=HINT, progress=Silent(), largest=3_000_000, disk_hint="elsewhere"
+        )

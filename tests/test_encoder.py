@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fullyconv.encoder import Encoder, EncoderNetwork, InputConvention, ReceptiveField, Tap, tensors_digest
+from fullyconv.encoder import Encoder, EncoderNetwork, InputConvention, tensors_digest
 from fullyconv.encoders import bare_network, build_network
 from fullyconv.errors import UsageError
+from fullyconv.taps import Tap
 
 
 class TinyNetwork(EncoderNetwork):
@@ -291,9 +292,3 @@ def test_digests_of_tensors_depend_on_names_types_shapes_and_bytes_but_not_on_or
 def test_digests_of_tensors_do_not_depend_on_memory_layout():
     maps = torch.randn(1, 3, 4, 5)
     assert tensors_digest({"a": maps}) == tensors_digest({"a": maps.to(memory_format=torch.channels_last)})
-
-
-def test_receptive_fields_compose_layer_by_layer():
-    field = ReceptiveField().through(3, padding=1).through(3, padding=0).through(2, 2, padding=0)
-    assert (field.size, field.stride, field.start) == (6, 2, -1)
-    assert field.through(3, padding=1) == ReceptiveField(size=10, stride=2, start=-3)

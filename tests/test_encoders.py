@@ -123,6 +123,15 @@ class ComputedWidths(TorchFunctionMode):
         return result
 
 
+@pytest.mark.parametrize("name", ENCODER_NAMES)
+def test_going_on_from_a_tap_gives_the_features_of_the_whole_way(networks, name):
+    network = networks[name]
+    whole = network(torch.rand(1, 3, 64, 96), strides_of(network))
+    for place, tap in enumerate(network.taps[:-1]):
+        behind = network.features_behind(tap, whole[place], network.taps[place + 1 :])
+        assert all(torch.equal(*pair) for pair in zip(behind, whole[place + 1 :], strict=True))
+
+
 @pytest.mark.parametrize("strides", [(4,), (4, 8)])
 @pytest.mark.parametrize("name", ENCODER_NAMES)
 def test_nothing_beyond_the_deepest_asked_stride_is_computed(networks, name, strides):

@@ -135,7 +135,7 @@ def test_maps_too_large_for_half_precision_are_kept_in_float32(data):
 # Order, errors and threads
 
 
-def test_items_come_in_order_however_long_each_takes(data):
+def test_items_comein_order_however_long_each_takes(data):
     reader = FeatureReader(tiny_encoder(), data)
     items = items_of(data, VIEWS) * 2
     delays = [0.02, 0, 0.01, 0, 0, 0.02] * 3
@@ -144,14 +144,14 @@ def test_items_come_in_order_however_long_each_takes(data):
         time.sleep(delays[index])
         return index, item
 
-    assert list(reader._in_order(slow, enumerate(items))) == list(enumerate(items))
+    assert list(reader.in_order(slow, enumerate(items))) == list(enumerate(items))
 
 
 def test_only_a_few_items_are_computed_ahead(data):
     torch.set_num_threads(2)
     reader = FeatureReader(tiny_encoder(), data)
     asked = []
-    found = reader._in_order(lambda a, b: a, (asked.append(number) or (number, 0) for number in range(50)))
+    found = reader.in_order(lambda a, b: a, (asked.append(number) or (number, 0) for number in range(50)))
     for done in range(10):
         assert next(found) == done
         assert len(asked) <= done + 1 + 4
@@ -194,7 +194,7 @@ def test_nothing_is_computed_any_more_when_nobody_asks(data):
         started.append(number)
         return number == 0 or gate.wait(60)
 
-    found = reader._in_order(read, ((number, 0) for number in range(50)))
+    found = reader.in_order(read, ((number, 0) for number in range(50)))
     next(found)
     found.close()
     gate.set()
@@ -229,7 +229,7 @@ def test_workers_compute_with_one_thread_and_others_as_before(data, threads):
     reader = FeatureReader(tiny_encoder(), data)
     list(reader.all_maps(items_of(data)))
     assert threads_now() == before == [(name, str(threads)) for name, _ in before]
-    inside = list(reader._in_order(lambda a, b: threads_now(), [(0, 0)] * 8))
+    inside = list(reader.in_order(lambda a, b: threads_now(), [(0, 0)] * 8))
     assert inside == [[(name, "1") for name, _ in before]] * 8
 
 

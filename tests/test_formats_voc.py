@@ -44,6 +44,12 @@ def found(root):
 # ---- lists ----
 
 
+def test_boxes_beside_the_masks_are_vocs_too(tmp_path):
+    real_voc(tmp_path, [0, 1, 255])
+    make(tmp_path, "Annotations/2007_000000.xml")
+    assert found(tmp_path) == [("train", "2007_000000")]
+
+
 def test_the_lists_say_which_images_count_and_in_which_split(tmp_path):
     voc(tmp_path, {"train": "c a", "val": "b", "trainval": "a b c"})
     layout = find_samples(tmp_path)

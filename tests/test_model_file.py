@@ -11,10 +11,11 @@ from torch import nn
 
 from fullyconv import encoders
 from fullyconv.class_table import ClassTable
-from fullyconv.encoder import EncoderNetwork, InputConvention, Tap
+from fullyconv.encoder import EncoderNetwork, InputConvention
 from fullyconv.errors import ModelFileError, UsageError
 from fullyconv.model import FCN
 from fullyconv.model_file import FORMAT_VERSION, load_model, read_description, save_model
+from fullyconv.taps import Tap
 from fullyconv.tensor_file import canonical_json, read_tensor_file, write_tensor_file
 
 GOLDEN = Path(__file__).parent / "golden"

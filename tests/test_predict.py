@@ -7,13 +7,14 @@ from PIL import Image
 
 from fullyconv.class_table import ClassEntry, ClassTable
 from fullyconv.decoders import build_decoder
-from fullyconv.encoder import Encoder, EncoderNetwork, InputConvention, Tap
+from fullyconv.encoder import Encoder, EncoderNetwork, InputConvention
 from fullyconv.errors import UsageError
 from fullyconv.model import FCN
 from fullyconv.model_file import save_model
 from fullyconv.predict import Predictor
 from fullyconv.predict_files import predict_files
 from fullyconv.progress import Silent
+from fullyconv.taps import Tap
 from fullyconv.upsample import predict_mask
 from fullyconv.verify import verify_tiling
 

@@ -34,6 +34,7 @@ PUBLIC_NAMES = {
     "train",
 }
 VERBS = {
+    "download",
     "check",
     "train",
     "pretrain",

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from fullyconv.class_table import ClassTable
-from fullyconv.config import config_from_mapping, read_config, recipe
+from fullyconv.config import config_from_mapping, recipe
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.errors import UsageError
 from fullyconv.progress import Silent
 from fullyconv.run_folder import RunFolder, next_run_folder
+from fullyconv.settings import read_config
 
 
 class Listener(Silent):

@@ -7,7 +7,8 @@ from torch import nn
 from torch.nn import functional
 
 from fullyconv.decoders import build_decoder, needed_strides
-from fullyconv.encoder import Encoder, EncoderNetwork, FeatureSpec, InputConvention, Tap
+from fullyconv.encoder import Encoder, EncoderNetwork, InputConvention
+from fullyconv.taps import FeatureSpec, Tap
 
 CHANNELS = {2: 2, 4: 3, 8: 5, 16: 6, 32: 7}
 SIZES = [(1, 1), (1, 47), (31, 33), (32, 32), (33, 31), (47, 1)]

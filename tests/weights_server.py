@@ -32,12 +32,13 @@ class Fault:
 
 
 class WeightsServer(ThreadingHTTPServer):
-    """Gives `content` under every path; answers by `faults` first, one after the other."""
+    """Gives `content` under every path but those in `files`; answers by `faults` first, one after the other."""
 
     def __init__(self, content):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.content, self.etag, self.faults, self.requests = content, '"1"', [], []
+        self.files = {}
         self.sent = 0  # bytes of bodies
         self.released = threading.Event()
 
@@ -57,7 +58,8 @@ class WeightsServer(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        server, content = self.server, self.server.content
+        server = self.server
+        content = server.files.get(self.path, server.content)
         server.requests.append((self.path, dict(self.headers)))
         fault = server.faults.pop(0) if server.faults else Fault()
         if fault.held:

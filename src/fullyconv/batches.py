@@ -315,7 +315,14 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(random.Random(f"{seed} {epoch}").getrandbits(62))
 
 
-def step_loss(decoder: Decoder, batch: PointBatch | MapBatch, loss: str, weights: Tensor | None) -> Tensor:
+def step_loss(
+    decoder: Decoder,
+    batch: PointBatch | MapBatch,
+    loss: str,
+    weights: Tensor | None,
+    *,
+    summed: bool = False,
+) -> Tensor:
     """Compute the loss of a step: at drawn points, at drawn pixels of maps, or at every pixel.
 
     Args:
@@ -323,21 +330,22 @@ def step_loss(decoder: Decoder, batch: PointBatch | MapBatch, loss: str, weights
         batch: Points, or crops of feature maps; every pixel counts where none was drawn.
         loss: "cross_entropy" or "focal"; at every pixel also "dice", or "dice+cross_entropy" for their sum.
         weights: C float class weights with expectation 1, or None. Dice takes none.
+        summed: At every pixel: sum over the pixels of an image (`fullyconv.losses.map_loss`).
     """
     if isinstance(batch, PointBatch):
         gamma = FOCAL_GAMMA if loss == "focal" else 0.0
         logits = decoder.point_logits(batch.points)
         return pixel_loss(logits, batch.targets, weights, shares=batch.shares, gamma=gamma)
-    auxiliary = decoder.auxiliary_logits(batch.features, batch.size)
-    logits = decoder(batch.features, batch.size)
-    total = _map_batch_loss(logits, decoder.output_stride, batch, loss, weights)
-    if auxiliary is None:
-        return total
-    return total + AUXILIARY_WEIGHT * _map_batch_loss(auxiliary, decoder.output_stride, batch, loss, weights)
+    logits, *auxiliary = decoder.training_logits(batch.features, batch.size)
+    how = decoder.output_stride, batch, loss, weights, summed
+    total = _map_batch_loss(logits, *how)
+    for other in auxiliary:
+        total = total + AUXILIARY_WEIGHT * _map_batch_loss(other, *how)
+    return total
 
 
 def _map_batch_loss(
-    logits: Logits, output_stride: int, batch: MapBatch, loss: str, weights: Tensor | None
+    logits: Logits, output_stride: int, batch: MapBatch, loss: str, weights: Tensor | None, summed: bool
 ) -> Tensor:
     """Compute the loss of logits on the output grid of a batch's crops."""
     gamma = FOCAL_GAMMA if loss == "focal" else 0.0
@@ -348,5 +356,5 @@ def _map_batch_loss(
     logits = upsample_logits(logits, output_stride, batch.size)
     if loss == "dice":
         return dice_loss(logits, batch.targets)
-    total = map_loss(logits, batch.targets, weights, gamma=gamma)
+    total = map_loss(logits, batch.targets, weights, gamma=gamma, summed=summed)
     return total + dice_loss(logits, batch.targets) if loss == "dice+cross_entropy" else total

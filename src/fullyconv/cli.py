@@ -20,6 +20,7 @@ from fullyconv.commands.check import check
 from fullyconv.commands.compare import compare
 from fullyconv.commands.convert import convert
 from fullyconv.commands.demo import demo
+from fullyconv.commands.download import download
 from fullyconv.commands.evaluate import evaluate
 from fullyconv.commands.explain import explain
 from fullyconv.commands.export import export
@@ -42,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for verb in (
+    download,
     check,
     train,
     pretrain,

@@ -5,33 +5,26 @@ functions take them as they are: one place says what can be set and what it mean
 """
 
 import math
-import tomllib
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import tomli_w
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from fullyconv.contradictions import INSTANT_ONLY, MAPS_ONLY, OF_STEPS, refuse_contradictions
+from fullyconv.contradictions import OF_STEPS, refuse_contradictions
 from fullyconv.errors import UsageError
+from fullyconv.recipes import INSTANT_USUAL, MAPS_USUAL, OTHER_STRIDES, RECIPES
+from fullyconv.settings import refuse_unknown, validated
 
 __all__ = [
-    "RECIPES",
     "PretrainConfig",
     "TrainConfig",
     "config_from_mapping",
     "pretrain_config",
-    "read_config",
     "recipe",
-    "write_config",
 ]
-
-Config = TypeVar("Config", "TrainConfig", "PretrainConfig")
-
 
 EncoderName = Literal[
     "efficientnet_lite0",
@@ -45,18 +38,22 @@ EncoderName = Literal[
     "resnet50_d8",
     "resnet101_d8",
     "cae:FILE",
+    "timm:NAME",
+    "hf:NAME",
 ]
 
 
 def _check_encoder(value: str) -> str:
-    """Let the names pass, and "cae:" and a path."""
-    *names, cae = typing.get_args(EncoderName)
+    """Let the names pass, and what is named after "cae:", "timm:" and "hf:"."""
+    *names, cae, timm, hf = typing.get_args(EncoderName)
+    kind, _, rest = value.partition(":")
     if value in names:
         return value
-    if value.startswith("cae:") and value not in ("cae:", cae):
-        return "cae:" + _absolute(value.removeprefix("cae:"))
-    known = ", ".join(map(repr, names))
-    raise ValueError(f"input should be {known} or {cae!r}")
+    if kind in ("cae", "timm", "hf") and rest and value not in (cae, timm, hf):
+        is_path = kind == "cae" or (kind == "hf" and Path(rest).expanduser().is_dir())
+        return f"{kind}:{_absolute(rest) if is_path else rest}"
+    known = ", ".join(map(repr, (*names, cae, timm)))
+    raise ValueError(f"input should be {known} or {hf!r}")
 
 
 def _absolute(path: str) -> str:
@@ -86,14 +83,17 @@ class TrainConfig:
 
     encoder: Annotated[
         EncoderName | str,
-        Field(description="The fixed network whose features are read; cae:FILE is one that `pretrain` made."),
+        Field(
+            description="The fixed network whose features are read; cae:FILE is one that `pretrain` made, "
+            "timm:NAME one of timm, hf:NAME one of transformers (a name or folder)."
+        ),
         AfterValidator(_check_encoder),
     ] = "efficientnet_lite0"
     encoder_weights: Annotated[
         str,
         Field(
-            description="pretrained (installed, else downloaded once), none (random), or a weights file in "
-            "torchvision's key layout."
+            description="pretrained (installed, else downloaded once), none (random), a weights file in "
+            "torchvision's key layout, or a model file whose encoder was trained."
         ),
         _file_or("pretrained", "none"),
     ] = "pretrained"
@@ -133,7 +133,9 @@ class TrainConfig:
         Literal["fixed", "learned"],
         Field(description="Bilinear upsampling of the paper's FCN: fixed, or learned from a bilinear start."),
     ] = "fixed"
-    fc: Annotated[bool, Field(description="Trained fc6 and fc7 layers in the paper's FCN (for VGG16).")] = False
+    fc: Annotated[
+        bool, Field(description="Trained fc6 and fc7 layers in the paper's FCN, from VGG16's classifier.")
+    ] = False
     width: Annotated[int, Field(ge=1, description="Channels of conv6 and fcn4 in the lecture's network.")] = 4096
     auxiliary: Annotated[
         bool, Field(description="Train torchvision's auxiliary head, too; it does not change the masks.")
@@ -175,7 +177,10 @@ class TrainConfig:
         int,
         Field(ge=0, description="Side of the random crops of feature maps in pixels; 0: the smallest image."),
     ] = 0
-    epochs: Annotated[int, Field(ge=1, description="Passes over all images and views.")] = 4
+    epochs: Annotated[
+        int,
+        Field(ge=0, description="Passes over all images and views; 0: train the encoder from the beginning."),
+    ] = 4
     steps: Annotated[
         int, Field(ge=0, description="At least this many steps: small data sets get more epochs.")
     ] = 600
@@ -188,12 +193,55 @@ class TrainConfig:
         ),
     ] = 0
     batch: Annotated[int, Field(ge=1, description="Images whose pixels make one step.")] = 4
-    lr: Annotated[float, Field(gt=0, description="Highest learning rate (AdamW).")] = 5e-3
+    lr: Annotated[float, Field(gt=0, description="Highest learning rate.")] = 5e-3
     schedule: Annotated[
-        Literal["one_cycle", "constant"],
-        Field(description="The learning rate rises and falls in one cycle, or stays."),
+        Literal["one_cycle", "poly", "constant"],
+        Field(description="The learning rate rises and falls in one cycle, falls as a polynomial, or stays."),
     ] = "one_cycle"
-    weight_decay: Annotated[float, Field(ge=0, description="Weight decay of AdamW; with 0 it is Adam.")] = 1e-2
+    optimizer: Annotated[
+        Literal["adamw", "sgd"], Field(description="AdamW, or stochastic gradient descent with momentum.")
+    ] = "adamw"
+    momentum: Annotated[float, Field(ge=0, lt=1, description="Momentum of SGD.")] = 0.9
+    weight_decay: Annotated[float, Field(ge=0, description="Weight decay; AdamW with 0 is Adam.")] = 1e-2
+    double_bias_lr: Annotated[
+        bool, Field(description="Biases learn at twice the rate and without decay, as in the paper.")
+    ] = False
+    summed_loss: Annotated[
+        bool,
+        Field(description="Sum the loss over the pixels of an image, as the released FCNs did; with SGD."),
+    ] = False
+    accumulate: Annotated[int, Field(ge=1, description="Batches whose gradients make one step.")] = 1
+    clip: Annotated[float, Field(ge=0, description="Largest norm of a step's gradient; 0: any.")] = 0.0
+    ema: Annotated[
+        float,
+        Field(ge=0, lt=1, description="Measure and keep moving averages of the weights, of this decay; 0: none."),
+    ] = 0.0
+    train_encoder: Annotated[
+        Literal["none", "all", 4, 8, 16, 32],
+        Field(
+            description="After that, train the encoder, too: all, or from a stride on. Features of the layers "
+            "below it stay cached."
+        ),
+    ] = "none"
+    tune_epochs: Annotated[
+        int, Field(ge=1, description="Passes over all images while the encoder is trained.")
+    ] = 40
+    tune_lr: Annotated[float, Field(gt=0, description="Highest learning rate of the decoder meanwhile.")] = 1e-3
+    encoder_lr: Annotated[float, Field(gt=0, description="Highest learning rate of the encoder.")] = 3e-4
+    tune_scales: Annotated[
+        tuple[Annotated[float, Field(ge=0.25, le=4)], ...],
+        Field(description="Images are enlarged by a factor drawn from LOW,HIGH while all of it is trained."),
+        AfterValidator(_check_range),
+    ] = (0.75, 1.5)
+    tune_colours: Annotated[
+        bool, Field(description="Change brightness and colour at random while all of it is trained.")
+    ] = True
+    live_statistics: Annotated[
+        bool, Field(description="Batch norms of the trained layers follow the batches, instead of staying fixed.")
+    ] = False
+    compile: Annotated[
+        bool, Field(description="Compile the trained layers of the encoder (torch.compile; needs a C++ compiler).")
+    ] = False
     patience: Annotated[
         int, Field(ge=0, description="Stop after so many epochs without a better val; 0: never.")
     ] = 20
@@ -285,54 +333,6 @@ class PretrainConfig:
     device: Annotated[str, Field(description="auto, cpu, cuda or mps.")] = "auto"
 
 
-_INSTANT_USUAL: Mapping[str, Any] = {**INSTANT_ONLY, "pixels": 64, "balance": 0.0}
-"""What the closed form has where nothing else is said. Pixels of an image are much alike: more cost time only."""
-
-_MAPS_USUAL: Mapping[str, Any] = {
-    **MAPS_ONLY,
-    "stride": 8,
-    "pixels": 4096,
-    "batch": 8,
-    "epochs": 10,
-    "steps": 300,
-    "balance": 0.0,
-}
-"""What all decoders but the practical one have where nothing else is said: FCN-8s on whole maps."""
-
-
-_OTHER_STRIDES = {"d2l": None, "torchvision": None, "cae": 4}
-"""The decoders whose usual stride is not 8; None is the encoder's coarsest, whatever that is."""
-
-
-RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "default": {},
-    "fast": {"scales": (1.0,), "hidden": 32, "dropout": 0.0, "batch": 8, "epochs": 6, "steps": 300},
-    "lecture-exact": {
-        **_MAPS_USUAL,
-        "encoder": "vgg16",
-        "decoder": "lecture",
-        "rgb_0_to_1": True,
-        "precision": "float32",
-        "pixels": 0,
-        "balance": 0.0,
-        "mirror": False,
-        "crop": 10**6,  # larger than any image: whole images
-        # 300 random batches of 20, a line for each 30.
-        "epochs": 10,
-        "epoch_steps": 30,
-        "steps": 0,
-        "batch": 20,
-        # Adam at 1e-3.
-        "lr": 1e-3,
-        "schedule": "constant",
-        "weight_decay": 0.0,
-        "patience": 0,
-    },
-}
-"""What a recipe changes of the defaults of `TrainConfig`. "lecture-exact" is the training of "Fully Convolutional
-Network (FCN)", Prof. Seungchul Lee, Industrial AI Lab; `docs/lecture.md` has the rest of it."""
-
-
 def recipe(name: str = "default", **changes: Any) -> TrainConfig:
     """Return a recipe's settings with changes.
 
@@ -356,21 +356,21 @@ def config_from_mapping(values: Mapping[str, Any], *, base: str = "default", sou
     Raises:
         UsageError: The first setting that is unknown or wrong, with its value; or an unknown recipe.
     """
-    _refuse_unknown(TrainConfig, values, source)
+    refuse_unknown(TrainConfig, values, source)
     if base not in RECIPES:
         raise UsageError(f"recipe has to be one of {', '.join(RECIPES)}, got {base!r}")
     its_decoder = RECIPES[base].get("decoder", "practical")
     decoder = values.get("decoder", its_decoder)
     if base != "default" and decoder != its_decoder:
         raise UsageError(f"recipe {base} is for the decoder {its_decoder}, got {decoder}", hint="leave it out")
-    usual = RECIPES[base] if decoder == its_decoder else _MAPS_USUAL
-    if decoder in _OTHER_STRIDES:
-        usual = {**usual, "stride": _OTHER_STRIDES[decoder]}
+    usual = RECIPES[base] if decoder == its_decoder else MAPS_USUAL
+    if decoder in OTHER_STRIDES:
+        usual = {**usual, "stride": OTHER_STRIDES[decoder]}
     if decoder == "practical" and str(values.get("instant", False)).lower() in ("true", "yes", "on", "1"):
-        usual = {name: value for name, value in usual.items() if name not in OF_STEPS} | dict(_INSTANT_USUAL)
+        usual = {name: value for name, value in usual.items() if name not in OF_STEPS} | dict(INSTANT_USUAL)
     if values.get("loss") == "dice":
         usual = {**usual, "balance": 0.0}
-    return _validated(TrainConfig, {**usual, **values}, source)
+    return validated(TrainConfig, {**usual, **values}, source)
 
 
 def pretrain_config(values: Mapping[str, Any], *, source: str = "") -> PretrainConfig:
@@ -379,48 +379,5 @@ def pretrain_config(values: Mapping[str, Any], *, source: str = "") -> PretrainC
     Raises:
         UsageError: The first setting that is unknown or wrong, with its value.
     """
-    _refuse_unknown(PretrainConfig, values, source)
-    return _validated(PretrainConfig, values, source)
-
-
-def _refuse_unknown(kind: type[Any], values: Mapping[str, Any], source: str) -> None:
-    known = [field.name for field in fields(kind)]
-    for name in values:
-        if name not in known:
-            where = f" in {source}" if source else ""
-            raise UsageError(f"unknown setting {name!r}{where}", hint=f"known: {', '.join(known)}")
-
-
-def _validated(kind: type[Config], values: Mapping[str, Any], source: str) -> Config:
-    try:
-        config: Config = TypeAdapter(kind).validate_python(dict(values))
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        rule = message[0].lower() + message[1:]
-        where = f" in {source}" if source else ""
-        raise UsageError(f"setting {name}{where}: {rule}, got {first['input']!r}") from None
-    except UsageError as error:
-        if not source:
-            raise
-        raise UsageError(f"{error.message}, with the settings of {source}", hint=error.hint) from None
-    return config
-
-
-def write_config(config: TrainConfig | PretrainConfig, path: Path) -> None:
-    """Write settings as TOML; settings that are None are left out."""
-    values = {name: value for name, value in asdict(config).items() if value is not None}
-    path.write_text(tomli_w.dumps(values), encoding="utf-8")
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read settings from a TOML file, checked only for being TOML.
-
-    Raises:
-        UsageError: No such file, or not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} has to be a readable TOML file: {error}") from None
+    refuse_unknown(PretrainConfig, values, source)
+    return validated(PretrainConfig, values, source)

@@ -23,7 +23,10 @@ INSTANT_ONLY: Mapping[str, Any] = {
 }
 """What the closed form needs."""
 
-OF_STEPS = ("epochs", "steps", "batch", "lr", "schedule", "weight_decay", "patience")
+OF_STEPS = (
+    *("epochs", "steps", "batch", "lr", "schedule", "weight_decay", "patience"),
+    *("optimizer", "double_bias_lr", "accumulate", "clip", "ema", "train_encoder"),
+)
 """What says how to take gradient steps, of which the closed form takes none."""
 
 _FOR: Mapping[str, tuple[str, tuple[Any, ...]]] = {
@@ -35,9 +38,22 @@ _FOR: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "auxiliary": ("decoder", ("torchvision",)),
     "crop": ("train_on", ("maps",)),
     "epoch_steps": ("train_on", ("maps",)),
+    "momentum": ("optimizer", ("sgd",)),
+    "summed_loss": ("optimizer", ("sgd",)),
+    **dict.fromkeys(("tune_scales", "tune_colours"), ("train_encoder", ("all",))),
+    **dict.fromkeys(
+        ("tune_epochs", "tune_lr", "encoder_lr", "live_statistics", "compile"),
+        ("train_encoder", ("all", 4, 8, 16, 32)),
+    ),
     **dict.fromkeys(OF_STEPS, ("instant", (False,))),
 }
 """Settings that change something only with these values of another one."""
+
+OF_CROPS = ("crop", "epoch_steps")
+"""What matters, too, while the encoder is trained."""
+
+LEAST_LR = 1e-8
+"""Of a mean loss, with the momentum counted in: less is a rate of a summed loss."""
 
 
 def refuse_contradictions(config: "TrainConfig") -> None:
@@ -55,6 +71,13 @@ def refuse_contradictions(config: "TrainConfig") -> None:
             f"loss {config.loss} needs every pixel, got pixels {config.pixels}",
             hint="add --train-on maps --pixels 0",
         )
+    if config.epochs == 0 and config.train_encoder == "none":
+        raise UsageError("epochs 0 trains nothing", hint="add --train-encoder all, or leave --epochs out")
+    if config.summed_loss and config.epochs and config.pixels:
+        raise UsageError(
+            f"a summed loss needs every pixel, got pixels {config.pixels}", hint="add --train-on maps --pixels 0"
+        )
+    _refuse_rate_of_summed_loss(config)
     if config.pixels == 0 and config.train_on == "points":
         raise UsageError("pixels 0 (every pixel) needs whole feature maps", hint="add --train-on maps")
     if config.decoder != "practical":
@@ -62,6 +85,8 @@ def refuse_contradictions(config: "TrainConfig") -> None:
     if config.decoder == "lecture" and config.stride != 8:
         raise UsageError(f"decoder lecture needs stride 8, got {config.stride}", hint="leave --stride out")
     usual = config.channels == 3 and not config.value_range
+    if not usual and config.train_encoder == "all" and config.tune_colours:
+        raise UsageError("colours are changed of RGB images only", hint="add --no-tune-colours")
     if not usual and config.colour_views:
         raise UsageError("colours are changed of RGB images only", hint="leave --colour-views out")
     if config.rgb_0_to_1 and config.channels != 3:
@@ -78,9 +103,25 @@ def _refuse_others(config: "TrainConfig", needed: Mapping[str, Any], rule: str, 
             )
 
 
+def _refuse_rate_of_summed_loss(config: "TrainConfig") -> None:
+    """Refuse learning rates that nothing could be learned with: they were copied from a training on sums."""
+    if config.summed_loss or config.instant:
+        return
+    held = 1 - config.momentum if config.optimizer == "sgd" else 1.0
+    for name in ("lr",) if config.train_encoder == "none" else ("lr", "tune_lr", "encoder_lr"):
+        if getattr(config, name) / held <= LEAST_LR * (1 + 1e-9):
+            raise UsageError(
+                f"{name} {getattr(config, name):g} belongs to a loss summed over some 100,000 pixels; this "
+                "one is their mean",
+                hint="multiply it by the pixels of an image, or add --optimizer sgd --summed-loss",
+            )
+
+
 def _refuse_without_effect(config: "TrainConfig") -> None:
     usual = {field.name: field.default for field in fields(config)}
     for name, (other, values) in _FOR.items():
+        if name in OF_CROPS and config.train_encoder != "none":
+            continue
         if getattr(config, name) != usual[name] and getattr(config, other) not in values:
             rule = f"{other} {' or '.join(map(_text, values))}"
             raise UsageError(

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Points, Size
 from fullyconv.sizes import padded_size, read_between
 from fullyconv.stages import Kind, Stage
+from fullyconv.taps import FeatureSpec
 from fullyconv.tiles import Halo
 
 __all__ = [
@@ -93,6 +93,12 @@ class Decoder(nn.Module):
     def auxiliary_logits(self, features: Features, size: Size) -> Tensor | None:
         """Compute the logits of a second head, for the loss alone: shaped as those of `forward`; None without."""
         return None
+
+    def training_logits(self, features: Features, size: Size) -> tuple[Logits, ...]:
+        """Compute the logits that the loss is taken of: the auxiliary head's, where there is one, come last."""
+        auxiliary = self.auxiliary_logits(features, size)
+        logits = self(features, size)
+        return (logits,) if auxiliary is None else (logits, auxiliary)
 
     def config(self) -> dict[str, Any]:
         """The keyword arguments, beside the specs and num_classes, that rebuild it, as JSON values."""

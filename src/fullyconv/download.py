@@ -8,6 +8,7 @@ the missing bytes alone, if the server still has that version. Only a file with 
 import contextlib
 import errno
 import hashlib
+import io
 import math
 import os
 import re
@@ -25,7 +26,7 @@ from fullyconv import __version__
 from fullyconv.errors import DownloadError
 from fullyconv.progress import Progress
 
-__all__ = ["download"]
+__all__ = ["digest_of", "download", "megabytes"]
 
 TIMEOUT = 20.0
 """Seconds until a server has to accept the connection, and each time until it has to send something."""
@@ -41,12 +42,23 @@ LARGEST = 2 * 10**9
 
 DISK_HINT = "make room, or let TORCH_HOME name a folder that can be written"
 
+ALGORITHMS = {"sha256": "SHA-256", "md5": "MD5"}
+"""What a digest may be of, and its name in words. MD5 tells damage, which is all that some publishers offer."""
+
 CHUNK = 2**20
 MEGABYTE = 10**6
 
 
 def download(
-    url: str, path: Path, sha256_start: str, *, hint: str, progress: Progress, timeout: float = TIMEOUT
+    url: str,
+    path: Path,
+    digest: str,
+    *,
+    hint: str,
+    progress: Progress,
+    timeout: float = TIMEOUT,
+    largest: int = LARGEST,
+    disk_hint: str = DISK_HINT,
 ) -> None:
     """Bring a file from a server to `path`, if nothing is there.
 
@@ -56,11 +68,13 @@ def download(
     Args:
         url: The http or https address.
         path: Where the file is to be; its folder is made where it is not there.
-        sha256_start: How the SHA-256 of the file has to begin, in hex digits.
+        digest: How the SHA-256 of the file has to begin, in hex digits; or "md5:" and how its MD5 has to.
         hint: How to do without the network, for the errors.
         progress: Where to report.
         timeout: Seconds until the server has to accept the connection, and each time until it has to send
             something.
+        largest: Bytes: larger files are refused before they come.
+        disk_hint: What to do where the disk does not take the file, for the errors.
 
     Raises:
         DownloadError: The server cannot be reached, has no such file, or breaks off again and again; what it sent
@@ -74,13 +88,13 @@ def download(
             lambda: progress.say(f"waiting for another process that downloads {path.name}"),
         ):
             if not path.exists():
-                _Download(url, partial, hint, progress, timeout).run(sha256_start)
+                _Download(url, partial, hint, progress, timeout, largest, disk_hint).run(digest)
             if not path.exists():  # Another program may have put it there meanwhile.
                 partial.path.rename(path)
             partial.discard()
     except OSError as error:
         # What fails on the network has become a DownloadError before it comes here: this is the disk.
-        raise DownloadError(f"cannot write {path}: {_reason(error)}", DISK_HINT) from None
+        raise DownloadError(f"cannot write {path}: {_reason(error)}", disk_hint) from None
 
 
 class _Partial:
@@ -129,10 +143,20 @@ class _PassingError(Exception):
 class _Download:
     """One download: what its steps need to know, and say when they fail."""
 
-    def __init__(self, url: str, partial: _Partial, hint: str, progress: Progress, timeout: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        partial: _Partial,
+        hint: str,
+        progress: Progress,
+        timeout: float,
+        largest: int,
+        disk_hint: str,
+    ) -> None:
         self.url, self.partial, self.hint, self.progress, self.timeout = url, partial, hint, progress, timeout
+        self.largest, self.disk_hint = largest, disk_hint
 
-    def run(self, sha256_start: str) -> None:
+    def run(self, digest: str) -> None:
         """Complete the partial file in a few tries, each going on where the last one ended, and check it."""
         for number, wait in enumerate((*WAITS, None)):
             try:
@@ -142,11 +166,11 @@ class _Download:
                 # Without a network, waiting is in vain; with one that was there a moment ago, it is not.
                 if wait is None or (number == 0 and not error.reached):
                     size = self.partial.size
-                    kept = f"; {_megabytes(size)} are kept for the next try" if size else ""
+                    kept = f"; {megabytes(size)} are kept for the next try" if size else ""
                     raise self._error(f"{error}{kept}") from None
                 self.progress.say(f"{self.partial.name}: {error}; trying again in {wait:g} s")
                 time.sleep(wait)
-        self._check(sha256_start)
+        self._check(digest)
 
     def _error(self, reason: str) -> DownloadError:
         return DownloadError(f"cannot download {self.url}: {reason}", self.hint)
@@ -162,9 +186,9 @@ class _Download:
             if response.status != 206 or not done:
                 self.partial.begin(_mark_of(response))
                 done = 0
-            _check_room(self.partial.folder, total - done)
-            rest = f", the last {_megabytes(total - done)}" if done else ""
-            self.progress.say(f"downloading {self.url} ({_megabytes(total)}{rest}) to {self.partial.folder}")
+            _check_room(self.partial.folder, total - done, self.disk_hint)
+            rest = f", the last {megabytes(total - done)}" if done else ""
+            self.progress.say(f"downloading {self.url} ({megabytes(total)}{rest}) to {self.partial.folder}")
             self._receive(response, done, total)
 
     def _request(self, done: int) -> HTTPResponse | None:
@@ -211,8 +235,8 @@ class _Download:
                 answer = f"{response.status} {response.reason}"
                 raise self._error(f"the server answers {answer}, Content-Length {announced or 'missing'}")
             total = int(announced)
-        if total > LARGEST:
-            raise self._error(f"it has {_megabytes(total)}, more than {_megabytes(LARGEST)}")
+        if total > self.largest:
+            raise self._error(f"it has {megabytes(total)}, more than {megabytes(self.largest)}")
         return total
 
     def _receive(self, response: HTTPResponse, done: int, total: int) -> None:
@@ -235,16 +259,44 @@ class _Download:
         if done < total:
             raise _PassingError(f"the connection ended after {done} of {total} bytes")
 
-    def _check(self, sha256_start: str) -> None:
+    def _check(self, digest: str) -> None:
         """Hold the partial file to its digest, read back from the disk; remove it if it is another file."""
+        algorithm, promised = _parts(digest)
         with self.partial.path.open("r+b") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found = _digest(file, algorithm)
             os.fsync(file.fileno())
-        if not digest.startswith(sha256_start):
+        if not found.startswith(promised):
             self.partial.discard()
             raise self._error(
-                f"the SHA-256 has to start with {sha256_start}, it starts with {digest[:8]}; what came was removed"
+                f"the {ALGORITHMS[algorithm]} has to start with {promised[:8]}, it starts with {found[:8]}; "
+                "what came was removed"
             )
+
+
+def digest_of(path: Path, digest: str) -> str:
+    """The digest of a file, in the form and of the length of one that is promised.
+
+    Args:
+        path: The file.
+        digest: What is promised, as `download` takes it.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    algorithm, promised = _parts(digest)
+    with path.open("rb") as file:
+        found = _digest(file, algorithm)[: len(promised)]
+    return f"{algorithm}:{found}" if ":" in digest else found
+
+
+def _parts(digest: str) -> tuple[str, str]:
+    """What a digest is of, and how it begins."""
+    algorithm, _, promised = digest.rpartition(":")
+    return algorithm or "sha256", promised
+
+
+def _digest(file: io.BufferedIOBase, algorithm: str) -> str:
+    return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()
 
 
 def _read(response: HTTPResponse) -> bytes:
@@ -255,12 +307,10 @@ def _read(response: HTTPResponse) -> bytes:
         raise _PassingError(f"the connection broke: {_reason(error)}") from None
 
 
-def _check_room(folder: Path, needed: int) -> None:
+def _check_room(folder: Path, needed: int, hint: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise DownloadError(
-            f"{folder} has {_megabytes(free)} free, the download needs {_megabytes(needed)}", DISK_HINT
-        )
+        raise DownloadError(f"{folder} has {megabytes(free)} free, the download needs {megabytes(needed)}", hint)
 
 
 def _mark_of(response: HTTPResponse) -> str:
@@ -275,7 +325,8 @@ def _is_mark(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
-def _megabytes(count: int) -> str:
+def megabytes(count: int) -> str:
+    """Say a number of bytes in millions: "3.3 MB"."""
     return f"{count / MEGABYTE:.1f} MB"
 
 

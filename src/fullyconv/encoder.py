@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from fullyconv.errors import UsageError
 from fullyconv.image_form import RGB, ImageForm
 from fullyconv.shapes import Features, Images
 from fullyconv.sizes import as_fraction, pad_to_multiple, resize_by
+from fullyconv.taps import FeatureSpec, Tap
 from fullyconv.tiles import Halo
 from fullyconv.weights import DownloadableWeights, PackagedWeights
 
@@ -31,10 +32,8 @@ __all__ = [
     "RGB_0_TO_1",
     "Encoder",
     "EncoderNetwork",
-    "FeatureSpec",
     "InputConvention",
-    "ReceptiveField",
-    "Tap",
+    "Part",
     "tensors_digest",
     "to_grey",
 ]
@@ -69,78 +68,18 @@ RGB_0_TO_1 = InputConvention(mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
 
 
 @dataclass(frozen=True)
-class ReceptiveField:
-    """The square of input pixels that one cell sees, composed layer by layer.
+class Part:
+    """One step on a network's way down, from the result of the step before to its own.
 
     Attributes:
-        size: Side of the square in pixels.
-        stride: Pixels between the squares of neighbouring cells.
-        start: First row and column of the square of cell (0, 0); below 0 where it sees padding.
+        run: Computes it: N x K x h x w maps to others.
+        modules: What holds its weights.
+        tap: Where its result is read, if anywhere.
     """
 
-    size: int = 1
-    stride: int = 1
-    start: int = 0
-
-    def through(self, kernel: int, stride: int = 1, dilation: int = 1, *, padding: int) -> "ReceptiveField":
-        """The field after one more convolution or pooling, with so many cells of padding at the top and left."""
-        return ReceptiveField(
-            self.size + (kernel - 1) * dilation * self.stride,
-            self.stride * stride,
-            self.start - padding * self.stride,
-        )
-
-
-@dataclass(frozen=True)
-class Tap:
-    """A place in a network where features are read.
-
-    Attributes:
-        name: The layer's name in its paper, such as "maxp3".
-        stride: Input pixels between neighbouring cells.
-        channels: Channels of the feature map.
-        receptive_field: Side of the square of input pixels that one cell sees.
-        field_start: First row and column of the square that cell (0, 0) sees, 0 or less.
-    """
-
-    name: str
-    stride: int
-    channels: int
-    receptive_field: int
-    field_start: int = 0
-
-    @classmethod
-    def seeing(cls, name: str, field: ReceptiveField, channels: int) -> "Tap":
-        """A tap behind layers with this field."""
-        return cls(name, field.stride, channels, field.size, field.start)
-
-
-@dataclass(frozen=True)
-class FeatureSpec:
-    """One feature map that an encoder gives: a tap, seen at a scale of the image.
-
-    Attributes:
-        tap: Where it is read.
-        scale: The factor by which the image is enlarged before the network.
-    """
-
-    tap: Tap
-    scale: float = 1.0
-
-    @property
-    def label(self) -> str:
-        """A name for people: the tap's, with the scale where it is not 1, such as "maxp3" or "stage5@1.5"."""
-        return self.tap.name if self.scale == 1 else f"{self.tap.name}@{self.scale:g}"
-
-    @property
-    def stride(self) -> float:
-        """Pixels of the *original* image between neighbouring cells."""
-        return self.tap.stride / self.scale
-
-    @property
-    def channels(self) -> int:
-        """Channels of the feature map."""
-        return self.tap.channels
+    run: Callable[[Tensor], Tensor]
+    modules: tuple[nn.Module, ...]
+    tap: Tap | None = None
 
 
 class EncoderNetwork(nn.Module):
@@ -152,9 +91,10 @@ class EncoderNetwork(nn.Module):
             divide the last one.
         input_convention: What `forward` expects.
         sees_all: Whether a cell may depend on the whole image, by a global mean or attention, or on nobody knows
-            how much: the fields that the taps declare mean nothing then.
+            how much: the fields that the taps declare mean nothing then (they may be 0).
         weights_licence: SPDX name of the licence of its usual pretrained weights.
         weights_source: Where these weights came from: "random", or a package or file (its name, no folder).
+        library: The name and version of the library that computes it, where that is another one.
         architecture: What it takes beside the name to build it, as JSON values, where one name has many forms.
         packaged: The package that brings its pretrained weights, if there is one.
         downloadable: Where there is none, the published file to download.
@@ -170,6 +110,7 @@ class EncoderNetwork(nn.Module):
     size_policy: str = PAD_TO_STRIDE
     weights_licence: str
     weights_source: str = "random"
+    library: str = ""
     architecture: Mapping[str, Any] | None = None
     packaged: PackagedWeights | None = None
     downloadable: DownloadableWeights | None = None
@@ -188,7 +129,38 @@ class EncoderNetwork(nn.Module):
         Returns:
             For each stride N x channels x H / stride x W / stride, or what `size_policy` says.
         """
-        raise NotImplementedError(f"{type(self).__name__} is abstract")
+        return self.features_behind(None, images, self.taps_at(strides))
+
+    def parts(self) -> Sequence[Part]:
+        """The way down, step by step; empty where a network does not say: it can only be trained as a whole."""
+        return ()
+
+    def features_behind(self, start: Tap | None, maps: Tensor, taps: Sequence[Tap]) -> list[Tensor]:
+        """Go on from a tap, and read others behind it.
+
+        Args:
+            start: The tap; None for the image.
+            maps: What is read there, N x K x h x w.
+            taps: Some behind it, by depth.
+
+        Returns:
+            For each of `taps` its features; nothing is computed beyond the last.
+        """
+        features: list[Tensor] = []
+        for part in self.parts_behind(start):
+            if len(features) == len(taps):
+                break
+            maps = part.run(maps)
+            if part.tap in taps:
+                features.append(maps)
+        return features
+
+    def parts_behind(self, start: Tap | None) -> Sequence[Part]:
+        """The parts behind a tap; all where it is None."""
+        parts = self.parts()
+        if start is None:
+            return parts
+        return parts[[part.tap for part in parts].index(start) + 1 :]
 
     def taps_at(self, strides: Sequence[int]) -> tuple[Tap, ...]:
         """Find the taps that strides stand for, by depth.
@@ -238,6 +210,7 @@ class Encoder(nn.Module):
         scales: Factors by which the image is enlarged before the network. Each gives its own features.
         input_convention: What the network is fed, if not what it declares: such as `RGB_0_TO_1`.
         image_form: How images come: as RGB, or as so many channels, which the network reads.
+        stride_grid: Scaled images are padded to its multiples; by default the deepest stride that is read.
 
     Raises:
         UsageError: The network reads other channels, or has too few taps at one of the strides; a scale is not in
@@ -255,6 +228,7 @@ class Encoder(nn.Module):
         scales: Sequence[float] = (1.0,),
         input_convention: InputConvention | None = None,
         image_form: ImageForm = RGB,
+        stride_grid: int | None = None,
     ) -> None:
         super().__init__()
         _check_scales(scales)
@@ -264,6 +238,7 @@ class Encoder(nn.Module):
         self.network = network
         self.strides = tuple(sorted(strides or (tap.stride for tap in network.taps)))
         self.taps = network.taps_at(self.strides)
+        self.stride_grid = stride_grid or self.strides[-1]
         self.scales = tuple(float(scale) for scale in scales)
         self.specs = tuple(FeatureSpec(tap, scale) for scale in self.scales for tap in self.taps)
         self.input_convention = convention = input_convention or network.input_convention
@@ -280,11 +255,6 @@ class Encoder(nn.Module):
     def train(self, mode: bool = True) -> "Encoder":
         """Stay in eval mode, whatever `mode` says: batch statistics and dropout are fixed too."""
         return super().train(False)
-
-    @property
-    def stride_grid(self) -> int:
-        """The deepest stride that is read: scaled images are padded to its multiples."""
-        return self.strides[-1]
 
     @property
     def crop_grid(self) -> int:
@@ -317,15 +287,17 @@ class Encoder(nn.Module):
             policy says.
         """
         network = self.working_network()
+        return [maps for padded in self.inputs(images) for maps in network(padded, self.strides)]
+
+    def inputs(self, images: Images) -> Iterator[Tensor]:
+        """Yield what the network is fed at each scale: normalised, enlarged, padded, in its precision."""
         # Channel by channel: three values side by side are too few for a processor's registers.
         normalised = self.normalise(images.contiguous().to(self.mean.dtype))
-        features: Features = []
         for scale in self.scales:
             padded = resize_by(normalised, scale).to(self.precision)
             if self.network.size_policy == PAD_TO_STRIDE:
                 padded = pad_to_multiple(padded, self.stride_grid)
-            features += network(padded.contiguous(memory_format=torch.channels_last), self.strides)
-        return features
+            yield padded.contiguous(memory_format=torch.channels_last)
 
     def working_network(self) -> EncoderNetwork:
         """The copy of the network that computes: folded, in the encoder's precision, on its device."""
@@ -368,6 +340,7 @@ class Encoder(nn.Module):
             "name": self.network.name,
             "strides": list(self.strides),
             "scales": list(self.scales),
+            **({} if self.stride_grid == self.strides[-1] else {"stride_grid": self.stride_grid}),
             "input_convention": asdict(self.input_convention),
             **({"architecture": dict(self.network.architecture)} if self.network.architecture else {}),
             **({} if self.image_form.is_usual else {"image_form": self.image_form.to_json()}),

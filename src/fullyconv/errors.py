@@ -4,7 +4,7 @@
     ├── UsageError          an option or argument that cannot work; exit code 2
     ├── DataError           an image, mask, data set or class table; exit code 2
     ├── WeightsError        pretrained encoder weights; exit code 2
-    │   └── DownloadError   they could not be downloaded; exit code 1
+    │   └── DownloadError   they, or a data set, could not be downloaded; exit code 1
     ├── ModelFileError      a model file or checkpoint; exit code 2
     └── TrainingError       a run that cannot go on; exit code 1
 

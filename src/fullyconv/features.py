@@ -72,6 +72,7 @@ class FeatureReader:
         self._workers = _single_threaded_workers(workers)
         self._recipe = {
             "encoder": encoder.digest(),
+            **({"library": encoder.network.library} if encoder.network.library else {}),
             "preprocessing": PREPROCESSING_VERSION,
             "pillow": PIL.__version__,  # Its decoders and its resizing come before the encoder.
             "torch": torch.__version__,
@@ -90,7 +91,8 @@ class FeatureReader:
         Raises:
             DataError: An image cannot be read, or changes during the run.
         """
-        return self._in_order(self._maps, items)
+        self.encoder.working_network()  # Made before the workers would race for it.
+        return self.in_order(self._maps, items)
 
     def all_points(
         self, items: Iterable[tuple[Sample, View]], output_stride: int, count: int, seed: int
@@ -109,7 +111,8 @@ class FeatureReader:
         Raises:
             DataError: An image or mask cannot be read, or changes during the run.
         """
-        return self._in_order(lambda sample, view: self._points(sample, view, output_stride, count, seed), items)
+        self.encoder.working_network()
+        return self.in_order(lambda sample, view: self._points(sample, view, output_stride, count, seed), items)
 
     def map_bytes(self, size: Size) -> int:
         """Count the bytes that the feature maps of one image take in the cache and in memory.
@@ -128,9 +131,8 @@ class FeatureReader:
         """Count the bytes that the features of `count` pixels take in the cache and in memory."""
         return count * sum(spec.channels for spec in self.encoder.specs) * torch.float16.itemsize
 
-    def _in_order(self, read: Callable[[Sample, View], T], items: Iterable[tuple[Sample, View]]) -> Iterator[T]:
-        """Read items by the workers, at most `_ahead` of them before they are asked for."""
-        self.encoder.working_network()  # Made before the workers would race for it.
+    def in_order(self, read: Callable[[Sample, View], T], items: Iterable[tuple[Sample, View]]) -> Iterator[T]:
+        """Read samples and views by the workers, a few before they are asked for, and yield what `read` gives."""
         running: deque[Future[T]] = deque()
         try:
             for item in items:

@@ -47,7 +47,14 @@ def pixel_loss(
     return losses.sum() / (targets != IGNORE_INDEX).sum().clamp(min=1)
 
 
-def map_loss(logits: Logits, targets: Masks, weights: Tensor | None = None, *, gamma: float = 0.0) -> Tensor:
+def map_loss(
+    logits: Logits,
+    targets: Masks,
+    weights: Tensor | None = None,
+    *,
+    gamma: float = 0.0,
+    summed: bool = False,
+) -> Tensor:
     """Return the mean weighted loss at full label resolution: the definition.
 
     The focal loss `(1 - p)**gamma * -log(p)`, with p the probability of the target class, takes weight from pixels
@@ -59,11 +66,15 @@ def map_loss(logits: Logits, targets: Masks, weights: Tensor | None = None, *, g
         targets: N x H x W int64 class indices; 255 is left out.
         weights: C float with expectation 1.
         gamma: 0 is the cross entropy.
+        summed: Sum over pixels instead, as the released FCNs were trained (Caffe's `normalize: false`).
 
     Returns:
-        A scalar: the mean over the images that have labelled pixels of their mean over these; 0 if none has.
+        A scalar: the mean over the images that have labelled pixels of their mean over these, 0 if none has; or
+        the sum over all pixels, divided by the number of images.
     """
     losses = _losses(logits, targets, weights, gamma)
+    if summed:
+        return losses.sum() / len(logits)
     labelled = (targets != IGNORE_INDEX).flatten(1).sum(dim=1)
     means = losses.flatten(1).sum(dim=1) / labelled.clamp(min=1)
     return means.sum() / (labelled > 0).sum().clamp(min=1)

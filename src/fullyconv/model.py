@@ -16,7 +16,7 @@ from fullyconv.decoder import Decoder
 from fullyconv.decoders import DEFAULT_STRIDES, build_decoder, needed_strides
 from fullyconv.decoders.cae import CAEDecoder
 from fullyconv.encoder import RGB_0_TO_1, Encoder
-from fullyconv.encoders import bare_network, build_network, is_cae, open_cae
+from fullyconv.encoders import bare_network, build_network, classifier_layers, is_cae, open_cae
 from fullyconv.encoders.cae import CAE
 from fullyconv.errors import UsageError
 from fullyconv.image_form import RGB, ImageForm
@@ -76,7 +76,8 @@ class FCN(nn.Module):
 
         Args:
             class_table: The classes to tell apart.
-            encoder: One of `fullyconv.encoders.ENCODER_NAMES`, or "cae:" and the path of an autoencoder's file.
+            encoder: One of `fullyconv.encoders.ENCODER_NAMES`, "cae:" and the path of an autoencoder's file, or
+                "timm:" or "hf:" and a name of that library.
             encoder_weights: "pretrained", "none" or a weights file.
             decoder: One of `fullyconv.decoders.DECODER_NAMES`.
             stride: The finest stride that the decoder reads; the decoder's own default if None
@@ -228,7 +229,7 @@ def build_model(config: TrainConfig, class_table: ClassTable) -> FCN:
         "torchvision": lambda: {"auxiliary": config.auxiliary},
         "cae": dict,
     }
-    return FCN.build(
+    model = FCN.build(
         class_table,
         encoder=config.encoder,
         encoder_weights=config.encoder_weights,
@@ -239,6 +240,9 @@ def build_model(config: TrainConfig, class_table: ClassTable) -> FCN:
         image_form=image_form_of(config),
         **options[config.decoder](),
     )
+    if config.fc and (layers := classifier_layers(config.encoder, config.encoder_weights)):
+        model.decoder.load_fc(**{name.replace(".", "_"): tensor for name, tensor in layers.items()})  # type: ignore[operator]
+    return model
 
 
 def image_form_of(config: TrainConfig) -> ImageForm:
@@ -253,7 +257,7 @@ def describe(description: Mapping[str, Any]) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in decoder.items() if name != "name")
     scales = ", ".join(f"{scale:g}" for scale in encoder["scales"])
     fields = ", ".join(
-        f"{field} px at stride {stride}"
+        f"{f'{field} px' if field else 'the whole image'} at stride {stride}"
         for field, stride in zip(encoder["receptive_fields"], encoder["strides"], strict=True)
     )
     classes = ", ".join(f"{entry['name']} ({entry['value']})" for entry in table["classes"])

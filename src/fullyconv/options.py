@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fullyconv.config import read_config
 from fullyconv.errors import UsageError
+from fullyconv.settings import read_config
 
 __all__ = ["parsed", "parsed_size", "run_settings", "with_options"]
 

@@ -30,10 +30,10 @@ from fullyconv.encoders.cae import CAE, PRESETS, save_cae
 from fullyconv.errors import DataError, TrainingError, UsageError
 from fullyconv.image_files import find_images
 from fullyconv.image_form import RGB, ImageForm
+from fullyconv.phase import one_cycle
 from fullyconv.pictures import reconstruction_panel, save_picture
 from fullyconv.progress import Progress, Silent, duration
 from fullyconv.run_folder import RunFolder
-from fullyconv.session import one_cycle
 from fullyconv.shapes import Image, Size
 from fullyconv.sizes import padded_size
 

@@ -24,9 +24,10 @@ from typing import Any, Protocol
 
 from fullyconv.atomic import atomic_path
 from fullyconv.checkpoint import RunLock
-from fullyconv.config import PretrainConfig, TrainConfig, write_config
+from fullyconv.config import PretrainConfig, TrainConfig
 from fullyconv.errors import FullyConvError, UsageError
 from fullyconv.progress import Progress
+from fullyconv.settings import write_config
 
 __all__ = ["Named", "RunFolder", "next_run_folder"]
 

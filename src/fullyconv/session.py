@@ -1,7 +1,6 @@
 """One training from its first line to its last: what the loop needs, the loop, and what it leaves."""
 
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,32 +10,39 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from fullyconv.batches import MapBatch, MapBatches, PointBatch, PointBatches, step_loss
+from fullyconv.batches import MapBatches, PointBatches, step_loss
 from fullyconv.charts import curves
 from fullyconv.check import DataSummary, refuse_unlabelled
 from fullyconv.checkpoint import save_checkpoint
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
-from fullyconv.decoder import take_over
+from fullyconv.decoder import Decoder, take_over
 from fullyconv.device import choose_device, choose_precision, seed_everything
 from fullyconv.discriminant import fit_decoder, model_sums
+from fullyconv.encoder import tensors_digest
 from fullyconv.errors import TrainingError, UsageError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
 from fullyconv.findings import examine
+from fullyconv.image_batches import ImageBatches
 from fullyconv.image_form import shown
 from fullyconv.losses import balanced_weights
 from fullyconv.metrics import ConfusionMatrix, Report
 from fullyconv.model import build_model
 from fullyconv.model_file import load_model, save_model
+from fullyconv.phase import Phase
 from fullyconv.pictures import save_picture, validation_panel
 from fullyconv.progress import duration
 from fullyconv.run_folder import RunFolder
 from fullyconv.trackers import Trackers
+from fullyconv.trained_part import TrainedPart
 from fullyconv.transforms import PLAIN, View, make_views
 from fullyconv.upsample import predict_mask
 
-__all__ = ["Session", "TrainResult", "one_cycle"]
+__all__ = ["Session", "TrainResult"]
+
+STEEPEST = 10.0
+"""Learning rate of a mean loss, with the momentum counted in, beyond which nothing is learned."""
 
 PANEL_ROWS = 4
 """Validation samples shown in validation.png."""
@@ -60,7 +66,11 @@ class TrainResult:
 
 
 class Session:
-    """One training from its first line to its last: the parts that the loop needs, made once."""
+    """One training from its first line to its last: the parts that the loop needs, made once.
+
+    First the decoder learns from features that are computed once. Where the encoder is to be trained, a second
+    phase goes on from the best model of the first.
+    """
 
     def __init__(
         self,
@@ -80,8 +90,7 @@ class Session:
         seed_everything(config.seed)
         self.model = build_model(config, self.table).to(self.device)
         if start_from is not None:
-            taken, of = take_over(self.model.decoder, load_model(Path(start_from)).decoder)
-            run.say(f"started from another model: {taken} of {of} decoder tensors taken over")
+            self._start_from(Path(start_from))
         self.model.encoder.set_precision(choose_precision(config.precision, self.device))
         self.encoder_digest = self.model.encoder.digest()
         self.decoder = self.model.decoder
@@ -90,18 +99,20 @@ class Session:
         )
         self.weights = self._class_weights(self.summaries["train"])
         self.cache = cache
-        self.reader = FeatureReader(self.model.encoder, splits["train"], self.cache)
         self.val_reader = FeatureReader(self.model.encoder, splits["val"], self.cache)
-        self.batches = self._batches()
-        # The closed form is a run of one epoch that has one step.
-        self.epochs = 1 if config.instant else max(config.epochs, math.ceil(config.steps / len(self.batches)))
-        self.optimizer = torch.optim.AdamW(
-            self.decoder.parameters(),
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            fused=False,
-            foreach=False,
-        )
+        self.phases = [self._open_fixed] if config.epochs else []
+        self._refuse_steep_sum()
+        if config.train_encoder != "none":
+            self.phases.append(self._open_tuning)
+
+    def _start_from(self, path: Path) -> None:
+        """Take over what fits of the decoder of another model."""
+        other = load_model(path)
+        taken, of = take_over(self.model.decoder, other.decoder)
+        self.run.say(f"started from another model: {taken} of {of} decoder tensors taken over")
+        ours, theirs = self.model.encoder.network, other.encoder.network
+        if ours.name == theirs.name and tensors_digest(ours.state_dict()) != tensors_digest(theirs.state_dict()):
+            self.run.say(f"WARNING: its encoder has other weights; to take them, too: --encoder-weights {path}")
 
     def _examined(self) -> dict[str, DataSummary]:
         """Look at all images and masks, refuse what cannot be trained on, and say the rest."""
@@ -119,114 +130,101 @@ class Session:
     def fit(self, state: dict[str, Any] | None) -> TrainResult:
         """Run the epochs that are left, then write curves, pictures and the last model."""
         history: list[dict[str, Any]] = []
+        first, begun = 0, 0
         if state is not None:
             if state["run"] != self.identity:
                 raise UsageError(
                     f"the checkpoint in {self.run.checkpoint} is of another run", hint="start a new run"
                 )
-            self.decoder.load_state_dict(state["decoder"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            history = state["history"]
-            self.run.say(f"resuming after epoch {len(history)} of {self.epochs}")
-        else:
-            self._checkpoint(history)  # What --from gave is kept from the first moment on.
-        best = max((row["mean_iou"] for row in history), default=-1.0) if self.run.best.exists() else -1.0
-        for epoch in range(len(history), self.epochs):
-            if self._exhausted(history):
-                self.run.say(f"val mean IoU has not risen for {self.config.patience} epochs: stopping early")
-                break
-            history.append(self._epoch(epoch))
-            if history[-1]["mean_iou"] > best:
-                best = history[-1]["mean_iou"]
-                self._save(self.run.best, history)
-            self.run.write_metrics(history)
-            self.trackers.epoch(epoch + 1, history[-1])
-            self._checkpoint(history)
-        self._save(self.run.last, history)
-        if self.model.encoder.digest() != self.encoder_digest:
+            history, first, begun = state["history"], state["phase"], state["begun"]
+        for number in range(first, len(self.phases)):
+            if number != first:
+                begun = len(history)
+                self.model.load_state_dict(load_model(self.run.best).state_dict())
+            self.phase = self.phases[number]()
+            if state is not None and number == first:
+                self.phase.load(state["training"])
+                self.run.say(f"resuming after epoch {len(history) - begun} of {self.phase.epochs}")
+            else:
+                self._checkpoint(history, number, begun)  # What --from gave is kept from the first moment on.
+            self._run_phase(history, number, begun)
+        with self.phase.averaged():
+            self._save(self.run.last, history)
+        if self.config.train_encoder == "none" and self.model.encoder.digest() != self.encoder_digest:
             raise TrainingError("the fixed encoder has changed during training")
         return self._finish(history)
 
-    def _checkpoint(self, history: list[dict[str, Any]]) -> None:
+    def _run_phase(self, history: list[dict[str, Any]], number: int, begun: int) -> None:
+        """Run the epochs of a phase that are left; the history of the phase begins at `begun`."""
+        best = max((row["mean_iou"] for row in history), default=-1.0) if self.run.best.exists() else -1.0
+        for epoch in range(len(history) - begun, self.phase.epochs):
+            if self._exhausted(history[begun:]):
+                self.run.say(f"val mean IoU has not risen for {self.config.patience} epochs: stopping early")
+                break
+            start = time.perf_counter()
+            seed_everything(self.config.seed, len(history) + 1)
+            loss = self._solve() if self.config.instant else self._steps(epoch)
+            trained = time.perf_counter() - start
+            with self.phase.averaged():
+                history.append(self._measured(len(history) + 1, loss, start))
+                self._say_epoch(history[-1], epoch, trained)
+                if history[-1]["mean_iou"] > best:
+                    best = history[-1]["mean_iou"]
+                    self._save(self.run.best, history)
+            self.run.write_metrics(history)
+            self.trackers.epoch(len(history), history[-1])
+            self._checkpoint(history, number, begun)
+
+    def _checkpoint(self, history: list[dict[str, Any]], number: int, begun: int) -> None:
         """Keep what the next epoch needs; everything drawn at random follows from the seed and its number."""
         state = {
             "run": self.identity,
-            "decoder": self.decoder.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "phase": number,
+            "begun": begun,
+            "training": self.phase.state(),
             "history": history,
         }
-        save_checkpoint(self.run.checkpoint, state, epoch=len(history))
+        save_checkpoint(self.run.checkpoint, state, epoch=len(history) + number)
 
-    def _epoch(self, epoch: int) -> dict[str, Any]:
-        """Train one epoch and measure it on the val split."""
-        start = time.perf_counter()
-        seed_everything(self.config.seed, epoch + 1)
-        loss = self._solve() if self.config.instant else self._steps(epoch)
-        trained = time.perf_counter() - start
+    def _measured(self, epoch: int, loss: float, start: float) -> dict[str, Any]:
+        """Measure an epoch, begun at `start`, on the val split: its line of the history."""
         report = self._validate()
-        seconds = time.perf_counter() - start
-        row = {
-            "epoch": epoch + 1,
+        return {
+            "epoch": epoch,
             "loss": loss,
             "mean_iou": report.mean_iou,
             "pixel_accuracy": report.pixel_accuracy,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": round(seconds, 3),
+            "lr": 0.0 if self.config.instant else self.phase.lr,  # No step was taken.
+            "seconds": round(time.perf_counter() - start, 3),
         }
-        self._say_epoch(row, trained)
-        return row
 
     def _steps(self, epoch: int) -> float:
         """Take the steps of an epoch and return the mean of their losses."""
-        self.model.train()
-        total, steps = 0.0, 0
-        with self.run.track(f"epoch {epoch + 1} of {self.epochs}", len(self.batches)) as tick:
-            batches: Iterator[PointBatch | MapBatch] = self.batches.epoch(epoch)
-            for index, batch in enumerate(batches):
-                done = (epoch * len(self.batches) + index) / (self.epochs * len(self.batches))
-                rate = one_cycle(done) if self.config.schedule == "one_cycle" else 1.0
-                for group in self.optimizer.param_groups:
-                    group["lr"] = self.config.lr * rate
-                total += self._step(batch)
-                steps += 1
-                tick()
-        if steps == 0:
-            raise TrainingError("not one crop of the epoch had a labelled pixel", hint="use larger crops")
-        return total / steps
+        label = f"epoch {epoch + 1} of {self.phase.epochs}"
+        with self.run.track(label, len(self.phase.batches)) as tick:
+            return self.phase.run_epoch(epoch, tick)
 
     @torch.no_grad()
     def _solve(self) -> float:
         """Solve the decoder in closed form instead, keep the sums, and return the loss at the points."""
-        drawn = cast(PointBatches, self.batches)
+        drawn = cast(PointBatches, self.phase.batches)
         sums = model_sums(self.model, drawn.points, drawn.targets, drawn.shares)
         sums.save(self.run.sums, overwrite=True)
         fit_decoder(self.decoder.eval(), sums, balance=self.config.balance)
-        self.optimizer.param_groups[0]["lr"] = 0.0  # No step was taken.
         losses = [step_loss(self.decoder, batch, self.config.loss, self.weights) for batch in drawn.epoch(0)]
         return float(torch.stack(losses).mean())
 
-    def _say_epoch(self, row: Mapping[str, Any], trained: float) -> None:
-        """Report an epoch in one line, and how long the rest will take."""
-        left = self.epochs - row["epoch"]
+    def _say_epoch(self, row: Mapping[str, Any], epoch: int, trained: float) -> None:
+        """Report an epoch of this phase in one line, and how long the rest of it will take."""
+        left = self.phase.epochs - epoch - 1
         rest = f", about {duration(left * row['seconds'])} left" if left else ""
         times = f"{duration(trained)} + {duration(row['seconds'] - trained)} val{rest}"
         self.run.say(
-            f"epoch {row['epoch']}/{self.epochs}  loss {row['loss']:.4f}  val mean IoU {row['mean_iou']:.4f}"
+            f"epoch {epoch + 1}/{self.phase.epochs}  loss {row['loss']:.4f}  val mean IoU {row['mean_iou']:.4f}"
             f"  pixel accuracy {row['pixel_accuracy']:.4f}  ({times})"
         )
-        if self.batches.skipped:
-            self.run.say(f"{self.batches.skipped} crops without a labelled pixel skipped so far")
-
-    def _step(self, batch: PointBatch | MapBatch) -> float:
-        """Take one step of the optimiser and return the loss before it."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = step_loss(self.decoder, batch, self.config.loss, self.weights)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(f"the loss is {value}", hint="lower --lr; the best model so far is kept")
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        return value
+        if self.phase.batches.skipped:
+            self.run.say(f"{self.phase.batches.skipped} crops without a labelled pixel skipped so far")
 
     @torch.no_grad()
     def _validate(self) -> Report:
@@ -249,34 +247,77 @@ class Session:
             logits = self.model.logits(features, target.shape)
             yield predict_mask(logits, self.decoder.output_stride, target.shape)[0].cpu().numpy(), target
 
-    def _batches(self) -> PointBatches | MapBatches:
+    def _open_fixed(self) -> Phase:
+        """Begin the training of the decoder on features of the fixed encoder."""
+        config, reader = self.config, FeatureReader(self.model.encoder, self.splits["train"], self.cache)
+        batches = self._feature_batches(reader, self.decoder, config.train_on, config.pixels)
+        return Phase(config, self.decoder, batches, self.weights, lr=config.lr, epochs=config.epochs)
+
+    def _open_tuning(self) -> Phase:
+        """Begin the training of layers of the encoder together with the decoder."""
+        config, dataset, encoder = self.config, self.splits["train"], self.model.encoder
+        stride = None if config.train_encoder == "all" else config.train_encoder
+        part = TrainedPart(
+            encoder,
+            self.decoder,
+            cast(int | None, stride),
+            live_statistics=config.live_statistics,
+            compiled=config.compile,
+        )
+        trained = sum(weight.numel() for weight in part.layers.parameters())
+        self.run.say(f"from now on {trained:,} weights of the encoder are trained, too")
+        batches: MapBatches | PointBatches | ImageBatches
+        if part.front is None:
+            batches = ImageBatches(
+                FeatureReader(encoder, dataset),
+                dataset,
+                list(self.summaries["train"].sizes),
+                mirror=config.mirror,
+                scales=cast(tuple[float, float], config.tune_scales or (1.0, 1.0)),
+                colours=config.tune_colours,
+                crop=config.crop,
+                batch=config.batch,
+                seed=config.seed,
+                steps=config.epoch_steps,
+            )
+        else:
+            batches = self._feature_batches(FeatureReader(part.front, dataset, self.cache), part, "maps", 0)
+        # Its features change from now on: no cache holds them.
+        self.val_reader = FeatureReader(encoder, self.splits["val"])
+        if "fine-tuned" not in encoder.network.weights_source:
+            encoder.network.weights_source += ", fine-tuned"
+        return Phase(config, part, batches, self.weights, lr=config.tune_lr, epochs=config.tune_epochs)
+
+    def _feature_batches(
+        self, reader: FeatureReader, part: Decoder, train_on: str, pixels: int
+    ) -> PointBatches | MapBatches:
         """Read the features of the train split, and say what that costs and saves."""
         config, dataset = self.config, self.splits["train"]
         views = make_views(config.mirror, config.view_scales, config.colour_views)
-        self._switch_off_what_does_not_pay(views)
+        self._switch_off_what_does_not_pay(reader, views, train_on)
         start = time.perf_counter()
         batches: PointBatches | MapBatches
-        if config.train_on == "points":
+        if train_on == "points":
             batches = PointBatches(
-                self.reader,
+                reader,
                 dataset,
                 views,
-                output_stride=self.decoder.output_stride,
-                count=config.pixels,
-                size=config.batch * config.pixels,
+                output_stride=part.output_stride,
+                count=pixels,
+                size=config.batch * pixels,
                 seed=config.seed,
                 progress=self.run,
             )
             kept = f"{len(batches.targets)} points"
         else:
             batches = MapBatches(
-                self.reader,
+                reader,
                 dataset,
                 views,
-                decoder=self.decoder,
+                decoder=part,
                 sizes=list(self.summaries["train"].sizes),
                 crop=config.crop,
-                count=config.pixels,
+                count=pixels,
                 batch=config.batch,
                 seed=config.seed,
                 steps=config.epoch_steps,
@@ -284,7 +325,7 @@ class Session:
             batches.read_ahead(self.run)
             kept = "maps"
         cost = duration(time.perf_counter() - start)
-        if self.reader.cache is not None or config.train_on == "points":
+        if reader.cache is not None or train_on == "points":
             count = len(dataset) * len(views)
             self.run.say(f"features of {count} views read once in {cost} ({kept}); every epoch saves as much")
         else:
@@ -295,20 +336,37 @@ class Session:
             self.run.say(f"feature cache: {self.cache.damaged} damaged entries were computed anew")
         return batches
 
-    def _switch_off_what_does_not_pay(self, views: Sequence[View]) -> None:
+    def _switch_off_what_does_not_pay(self, reader: FeatureReader, views: Sequence[View], train_on: str) -> None:
         """Leave the cache out where it could not hold the maps that the run reads again and again."""
         if self.cache is None:
             return
         sizes = list(self.summaries["val"].sizes)
-        if self.config.train_on == "maps":
+        if train_on == "maps":
             sizes += [view.size(size) for size in self.summaries["train"].sizes for view in views]
-        needed = sum(self.reader.map_bytes(size) for size in sizes)
+        needed = sum(reader.map_bytes(size) for size in sizes)
         if needed > self.cache.limit:
             self.run.say(
                 f"feature cache off: the maps of this run would take {needed / 1e9:.1f} GB, "
                 f"the cache may hold {self.cache.limit / 1e9:.1f} GB"
             )
-            self.cache = self.reader.cache = self.val_reader.cache = None
+            self.cache = reader.cache = self.val_reader.cache = None
+
+    def _refuse_steep_sum(self) -> None:
+        """Refuse rates with which a loss that is summed over the pixels of these images cannot be trained."""
+        config = self.config
+        if not config.summed_loss:
+            return
+        sizes = self.summaries["train"].sizes
+        pixels = sum(height * width for height, width in sizes) / len(sizes)
+        tuned = ("tune_lr", "encoder_lr") if config.train_encoder != "none" else ()
+        for name in (*(("lr",) if config.epochs else ()), *tuned):
+            rate = getattr(config, name)
+            if rate * pixels / (1 - config.momentum) > STEEPEST:
+                raise UsageError(
+                    f"{name} {rate:g} on a loss summed over the {pixels:.0f} pixels of an image is like "
+                    f"{rate * pixels:g} on their mean, with momentum {config.momentum:g}",
+                    hint=f"divide it by the pixels ({name} {rate / pixels:.1g}), or leave --summed-loss out",
+                )
 
     def _class_weights(self, summary: DataSummary) -> Tensor | None:
         if not self.config.balance:
@@ -360,19 +418,3 @@ class Session:
             if index in chosen
         ]
         return validation_panel(rows, self.table)
-
-
-def one_cycle(position: float) -> float:
-    """The one-cycle schedule: from 1/25 up to 1 in the first 30 %, then down to nearly 0 along cosines.
-
-    Args:
-        position: Share of all steps that are done, in [0, 1].
-
-    Returns:
-        The factor of the highest learning rate.
-    """
-    if position < 0.3:
-        low, high, share = 1 / 25, 1.0, position / 0.3
-    else:
-        low, high, share = 1.0, 1e-4, (position - 0.3) / 0.7
-    return high + (low - high) * (1 + math.cos(math.pi * share)) / 2

@@ -91,7 +91,8 @@ class FixedMap:
         scale: The factor by which the image is enlarged.
         tap_stride: Pixels of the enlarged image between neighbouring cells.
         channels: Channels of the map.
-        receptive_field: Side of the square that one cell sees, in pixels of the original image.
+        receptive_field: Side of the square that one cell sees, in pixels of the original image; 0 where that may
+            be all of it.
         parameters: Weights of the network between the tap before and this one.
         is_read: Whether the decoder reads it, or it only lies on the way.
     """
@@ -109,6 +110,11 @@ class FixedMap:
     def stride(self) -> float:
         """Pixels of the original image between neighbouring cells."""
         return self.tap_stride / self.scale
+
+    @property
+    def sees(self) -> str:
+        """What one cell sees, in words."""
+        return f"{self.receptive_field:.0f} px" if self.receptive_field else "whole image"
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from fullyconv.commands.arguments import Data
-from fullyconv.config import RECIPES, TrainConfig, config_from_mapping
+from fullyconv.config import TrainConfig, config_from_mapping
 from fullyconv.errors import UsageError
 from fullyconv.options import run_settings, with_options
+from fullyconv.recipes import RECIPES
 
 __all__ = ["train"]
 
@@ -29,6 +30,10 @@ def train(
     start_from: Annotated[
         Path | None, typer.Option("--from", metavar="MODEL", help="Start from the decoder of a model file.")
     ] = None,
+    staged: Annotated[
+        bool,
+        typer.Option("--staged", help="Stage by stage (decoder fcn): FCN-32s, FCN-16s from it, FCN-8s from that."),
+    ] = False,
     cache: Annotated[bool, typer.Option(help="Keep features on disk.")] = True,
     offline: Annotated[
         bool, typer.Option("--offline", help="Download nothing: pretrained weights have to be on this machine.")
@@ -42,8 +47,9 @@ def train(
     """Train a model on a folder of images and masks."""
     from fullyconv.dataset import Dataset
     from fullyconv.model import image_form_of
-    from fullyconv.progress import Console
+    from fullyconv.progress import Console, duration
     from fullyconv.run_folder import next_run_folder
+    from fullyconv.staged import train_staged
     from fullyconv.trackers import open_trackers
     from fullyconv.train import train as run_training
 
@@ -58,16 +64,17 @@ def train(
         console.say(f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks")
     form = image_form_of(settings)
     dataset = Dataset.open(data, classes=settings.classes, ignore=settings.ignore, image_form=form)
-    result = run_training(
-        dataset,
-        folder,
-        settings,
-        resume=resume,
-        start_from=start_from,
-        use_cache=cache,
-        offline=offline,
-        progress=console,
-        trackers=open_trackers(track or ()),
-    )
+    started: dict[str, Any] = {"resume": resume, "use_cache": cache, "offline": offline, "progress": console}
+    if staged:
+        if start_from is not None or track:
+            raise UsageError("--staged takes neither --from nor --track", hint="train the stages one by one")
+        stages = train_staged(dataset, folder, settings, **started)
+        result = stages[min(stages)]
+        for stride, stage in stages.items():
+            took = duration(sum(row["seconds"] for row in stage.history))
+            console.say(f"FCN-{stride}s  val mean IoU {stage.report.mean_iou:.4f}  ({took} of epochs)")
+    else:
+        trackers = open_trackers(track or ())
+        result = run_training(dataset, folder, settings, start_from=start_from, trackers=trackers, **started)
     console.say(f"best val mean IoU {result.report.mean_iou:.4f}; the model is {result.model}")
     console.say(f"next: fullyconv predict {result.model} IMAGES -o masks")

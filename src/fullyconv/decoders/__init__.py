@@ -13,8 +13,8 @@ from fullyconv.decoders.lecture import LectureDecoder
 from fullyconv.decoders.pad_100 import Pad100Decoder
 from fullyconv.decoders.practical import PracticalDecoder
 from fullyconv.decoders.torchvision import TorchvisionDecoder
-from fullyconv.encoder import FeatureSpec, Tap
 from fullyconv.errors import UsageError
+from fullyconv.taps import FeatureSpec, Tap
 
 __all__ = ["DECODER_NAMES", "DEFAULT_STRIDES", "build_decoder", "decoder_options", "needed_strides"]
 
@@ -52,7 +52,8 @@ def needed_strides(
 ) -> tuple[int, ...]:
     """Say at which strides a decoder reads the features of an encoder.
 
-    `practical` and `cae` read each stride that the encoder has, from the finest that is asked for. The paper's and
+    `practical` and `cae` read each stride that the encoder has, from the finest that is asked for (`practical`
+    from the encoder's finest where that is coarser). The paper's and
     the lecture's go up to 32, whether the encoder has these strides or not. `d2l` and `torchvision` read one.
 
     Args:
@@ -80,6 +81,8 @@ def needed_strides(
             f"decoder {name} has stride {' or '.join(map(str, STRIDES[name]))}, not {finest}",
             hint=f"leave it out for {DEFAULT_STRIDES[name]}",
         )
+    if name == "practical":  # reads whatever there is: patches of a vision transformer have no finer stride
+        finest = max(finest, taps[0].stride)
     family = [tap.stride for tap in taps] if name in ("practical", "cae") else [8, 16, 32]
     return tuple(sorted({finest, *(step for step in family if step > finest)}))
 

@@ -15,11 +15,11 @@ from torch import nn
 from torch.nn import functional
 
 from fullyconv.decoder import Decoder, layer_stage, positions_of_strides, sum_stage
-from fullyconv.encoder import FeatureSpec
 from fullyconv.encoders.cae import CAE, TransposeSame
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Size
 from fullyconv.stages import Stage
+from fullyconv.taps import FeatureSpec
 
 __all__ = ["CAEDecoder"]
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fullyconv.convolve import Conv2d
 from fullyconv.decoder import Decoder, layer_stage, positions_of_strides
-from fullyconv.encoder import FeatureSpec
 from fullyconv.shapes import Features, Logits, Size
 from fullyconv.stages import Stage
+from fullyconv.taps import FeatureSpec
 from fullyconv.upsample import bilinear_upsampling
 
 __all__ = ["D2LDecoder"]

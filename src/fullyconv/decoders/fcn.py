@@ -20,10 +20,10 @@ from torch.nn import functional
 
 from fullyconv.convolve import Conv2d
 from fullyconv.decoder import Decoder, layer_stage, positions_of_strides, resample, sum_stage
-from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError, WeightsError
 from fullyconv.shapes import Features, Logits, Size
 from fullyconv.stages import Stage
+from fullyconv.taps import FeatureSpec
 from fullyconv.upsample import bilinear_upsampling
 
 __all__ = ["BerkeleySizes", "FCNDecoder", "berkeley_sizes"]

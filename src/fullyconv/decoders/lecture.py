@@ -14,10 +14,10 @@ from torch.nn import functional
 
 from fullyconv.convolve import Conv2d
 from fullyconv.decoder import Decoder, layer_stage, positions_of_strides, sum_stage
-from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Size
 from fullyconv.stages import Stage
+from fullyconv.taps import FeatureSpec
 
 __all__ = ["LectureDecoder"]
 

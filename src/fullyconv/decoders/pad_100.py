@@ -23,10 +23,10 @@ from fullyconv.decoders.fcn import (
     SCALE_NAMES,
     SCORE_NAMES,
 )
-from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Size
 from fullyconv.stages import Stage
+from fullyconv.taps import FeatureSpec
 from fullyconv.tiles import Halo
 from fullyconv.upsample import bilinear_kernel
 

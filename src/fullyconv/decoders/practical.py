@@ -18,10 +18,10 @@ from torch.nn import functional
 
 from fullyconv.convolve import Conv2d, mix
 from fullyconv.decoder import BatchNorm, Decoder, layer_stage, output_cells, resample
-from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Points, Size
 from fullyconv.stages import Stage
+from fullyconv.taps import FeatureSpec
 
 __all__ = ["PracticalDecoder", "Skip"]
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from fullyconv.convolve import Conv2d
 from fullyconv.decoder import BatchNorm, Decoder, layer_stage, output_cells, positions_of_strides, resample
-from fullyconv.encoder import FeatureSpec
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Size
 from fullyconv.stages import Stage
+from fullyconv.taps import FeatureSpec
 
 __all__ = ["TorchvisionDecoder"]
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fullyconv.convolve import convolve, mix
-from fullyconv.encoder import EncoderNetwork, ReceptiveField, Tap
+from fullyconv.encoder import EncoderNetwork
 from fullyconv.encoders.vgg import CAFFE_INPUT, PADDING
+from fullyconv.taps import ReceptiveField, Tap
 
 __all__ = ["CaffeNetPad100", "normalise_across"]
 

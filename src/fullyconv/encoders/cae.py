@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fullyconv.encoder import EncoderNetwork, InputConvention, ReceptiveField, Tap
+from fullyconv.encoder import EncoderNetwork, InputConvention, Part
 from fullyconv.encoders.efficientnet_lite import conv_same, same_padding
 from fullyconv.errors import ModelFileError, UsageError
 from fullyconv.images import show_path
 from fullyconv.shapes import Size
+from fullyconv.taps import ReceptiveField, Tap
 from fullyconv.tensor_file import read_tensor_file, write_tensor_file
 from fullyconv.weights import INITIALISATION_SEED
 
@@ -199,23 +201,16 @@ class CAENetwork(EncoderNetwork):
             taps.append(Tap.seeing(f"down{number}", field, width))
         self.taps = tuple(taps)
 
-    def forward(self, images: Tensor, strides: Sequence[int]) -> list[Tensor]:
-        """Compute features at `strides`, finest first; see `EncoderNetwork.forward`.
+    def parts(self) -> Sequence[Part]:
+        """The stages; of images of any size, a map of stride s has ceil(H / s) rows."""
+        return [
+            Part(partial(self._stage, stage, tap), (stage,), tap)  # type: ignore[arg-type]
+            for stage, tap in zip(self.stages, self.taps, strict=True)
+        ]
 
-        Args:
-            images: N x channels x H x W, -1..1; any H and W from 1 up: a map of stride s has ceil(H / s) rows.
-            strides: Ascending, each the stride of a tap.
-        """
-        features, maps = [], images
-        for tap, convolution in zip(self.taps, self.stages, strict=True):
-            maps = conv_same(maps, convolution, "none" if tap is self.taps[-1] else "relu")  # type: ignore[arg-type]
-            if self.form.down == "pool":
-                maps = functional.max_pool2d(maps, 2, ceil_mode=True)
-            if tap.stride in strides:
-                features.append(maps)
-            if len(features) == len(strides):
-                break
-        return features
+    def _stage(self, convolution: nn.Conv2d, tap: Tap, maps: Tensor) -> Tensor:
+        maps = conv_same(maps, convolution, "none" if tap is self.taps[-1] else "relu")
+        return functional.max_pool2d(maps, 2, ceil_mode=True) if self.form.down == "pool" else maps
 
 
 class CAE(nn.Module):

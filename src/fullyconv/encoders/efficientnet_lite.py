@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fullyconv.convolve import Activation, convolve
-from fullyconv.encoder import EncoderNetwork, InputConvention, ReceptiveField, Tap
+from fullyconv.encoder import EncoderNetwork, InputConvention, Part
 from fullyconv.encoders.fixed_norm import FixedNorm, fold
+from fullyconv.taps import ReceptiveField, Tap
 from fullyconv.weights import PackagedWeights
 
 __all__ = ["EfficientNetLite", "conv_same", "same_padding"]
@@ -144,18 +145,11 @@ class EfficientNetLite(EncoderNetwork):
             ends[field.stride] = Tap.seeing(f"stage{place}", field, channels)
         self.taps = tuple(tap for stride, tap in ends.items() if stride >= FINEST_STRIDE)
 
-    def forward(self, images: Tensor, strides: Sequence[int]) -> list[Tensor]:
-        """Compute features at `strides`, finest first; see `EncoderNetwork.forward`."""
-        wanted = [tap.name for tap in self.taps_at(strides)]
-        features: list[Tensor] = []
-        maps = self.stem(images)
-        for number, stage in self.stages.items():
-            maps = stage(maps)
-            if f"stage{number}" in wanted:
-                features.append(maps)
-            if len(features) == len(wanted):
-                break
-        return features
+    def parts(self) -> Sequence[Part]:
+        """The stem and the stages."""
+        taps = {tap.name: tap for tap in self.taps}
+        stages = [Part(stage, (stage,), taps.get(f"stage{number}")) for number, stage in self.stages.items()]
+        return [Part(self.stem, (self.stem,)), *stages]
 
     def published_keys(self) -> Mapping[str, str]:
         """For each key of `state_dict` its name in the weights package (and in EfficientNet-PyTorch)."""

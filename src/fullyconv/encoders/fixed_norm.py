@@ -1,4 +1,4 @@
-"""Batch normalisation that never learns, and how it goes into the convolution in front of it."""
+"""Batch normalisation of pretrained networks, and how it goes into the convolution in front of it."""
 
 import torch
 from torch import Tensor, nn
@@ -7,8 +7,15 @@ from torch.nn import functional
 __all__ = ["FixedNorm", "fold"]
 
 
+MOMENTUM = 0.1
+"""Weight of a batch in statistics that live: torch's own default."""
+
+
 class FixedNorm(nn.Module):
-    """Batch normalisation with statistics that never change (Ioffe and Szegedy 2015, inference form).
+    """Batch normalisation with statistics that do not change (Ioffe and Szegedy 2015, inference form).
+
+    It is made in eval mode. In train mode, into which only `fullyconv.trained_part` puts it where it is asked for,
+    it normalises by the statistics of the batch, and they follow.
 
     Args:
         channels: Of the maps.
@@ -28,6 +35,7 @@ class FixedNorm(nn.Module):
         self.register_buffer("running_mean", torch.empty(channels))
         self.register_buffer("running_var", torch.empty(channels))
         self.reset_parameters()
+        self.eval()
 
     def reset_parameters(self) -> None:
         """Become a multiplication by the gain."""
@@ -38,8 +46,9 @@ class FixedNorm(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Normalise N x K x h x w."""
-        mean, var = self.running_mean, self.running_var
-        return functional.batch_norm(maps, mean, var, self.weight, self.bias, eps=self.epsilon)
+        statistics = self.running_mean, self.running_var
+        learned = self.weight, self.bias
+        return functional.batch_norm(maps, *statistics, *learned, self.training, MOMENTUM, self.epsilon)
 
 
 def fold(conv: nn.Conv2d, norm: FixedNorm) -> None:

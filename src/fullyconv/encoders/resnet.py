@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fullyconv.convolve import Activation, convolve
-from fullyconv.encoder import IMAGENET_INPUT, EncoderNetwork, ReceptiveField, Tap
+from fullyconv.encoder import IMAGENET_INPUT, EncoderNetwork, Part
 from fullyconv.encoders.fixed_norm import FixedNorm, fold
 from fullyconv.errors import UsageError
+from fullyconv.taps import ReceptiveField, Tap
 from fullyconv.weights import DownloadableWeights
 
 __all__ = ["ResNet"]
@@ -135,16 +136,17 @@ class ResNet(EncoderNetwork):
             taps.append(Tap.seeing(f"layer{number}", field, channels))
         self.taps = tuple(taps)
 
-    def forward(self, images: Tensor, strides: Sequence[int]) -> list[Tensor]:
-        """Compute features at `strides`, finest first; see `EncoderNetwork.forward`."""
-        wanted = self.taps_at(strides)
-        features: list[Tensor] = []
-        maps = self.maxpool(conv_norm(images, self.conv1, self.bn1, "relu"))
-        for tap in self.taps[: self.taps.index(wanted[-1]) + 1]:
-            maps = self.get_submodule(tap.name)(maps)
-            if tap in wanted:
-                features.append(maps)
-        return features
+    def parts(self) -> Sequence[Part]:
+        """The stem with its pooling, and the stages."""
+        stages = [(self.get_submodule(tap.name), tap) for tap in self.taps]
+        return [
+            Part(self._stem, (self.conv1, self.bn1)),
+            *(Part(stage, (stage,), tap) for stage, tap in stages),
+        ]
+
+    def _stem(self, images: Tensor) -> Tensor:
+        maps: Tensor = self.maxpool(conv_norm(images, self.conv1, self.bn1, "relu"))
+        return maps
 
     def folded(self) -> "ResNet":
         """Copy for inference: same features within rounding, normalisation folded into convolutions."""

@@ -1,14 +1,16 @@
 """VGG16 (Simonyan and Zisserman 2014, configuration D): the encoder of the FCN paper and of the lecture."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fullyconv.convolve import convolve
-from fullyconv.encoder import IMAGENET_INPUT, EncoderNetwork, InputConvention, ReceptiveField, Tap
-from fullyconv.weights import DownloadableWeights, choose_tensors, load_weights
+from fullyconv.encoder import IMAGENET_INPUT, EncoderNetwork, InputConvention, Part
+from fullyconv.taps import ReceptiveField, Tap
+from fullyconv.weights import DownloadableWeights, Weights, choose_tensors, load_weights
 
 __all__ = ["CAFFE_INPUT", "PADDING", "VGG16", "VGG16Pad100", "vgg16_fc_layers"]
 
@@ -59,20 +61,17 @@ class VGG16(EncoderNetwork):
         self.features = nn.Sequential(*layers)
         self.taps = tuple(taps[1:])
 
-    def forward(self, images: Tensor, strides: Sequence[int]) -> list[Tensor]:
-        """Compute features at `strides`, finest first; see `EncoderNetwork.forward`."""
-        features: list[Tensor] = []
-        maps, stride = images, 1
+    def parts(self) -> Sequence[Part]:
+        """Convolutions up to and with each pooling."""
+        parts: list[Part] = []
+        layers: list[nn.Module] = []
         for layer in self.features:
-            if isinstance(layer, nn.Conv2d):
-                maps = convolve(maps, layer, "relu")  # the ReLU that stands behind it
-            elif isinstance(layer, nn.MaxPool2d):
-                maps, stride = layer(maps), stride * 2
-                if stride in strides:
-                    features.append(maps)
-                if len(features) == len(strides):
-                    break
-        return features
+            layers.append(layer)
+            if isinstance(layer, nn.MaxPool2d):
+                tap = self.taps[len(parts) - 1] if parts else None
+                parts.append(Part(partial(_convolve_and_pool, layers), tuple(layers), tap))
+                layers = []
+        return parts
 
 
 class VGG16Pad100(EncoderNetwork):
@@ -117,11 +116,21 @@ class VGG16Pad100(EncoderNetwork):
         return features
 
 
-def vgg16_fc_layers(path: str | Path) -> dict[str, Tensor]:
+def _convolve_and_pool(layers: Sequence[nn.Module], maps: Tensor) -> Tensor:
+    """Compute layers, each ReLU together with the convolution in front of it."""
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            maps = convolve(maps, layer, "relu")
+        elif isinstance(layer, nn.MaxPool2d):
+            maps = layer(maps)
+    return maps
+
+
+def vgg16_fc_layers(weights: str | Path | Weights) -> dict[str, Tensor]:
     """Read VGG16's fully connected layers as convolutions, for the paper's decoders to start from.
 
     Args:
-        path: A whole VGG16 in torchvision's key layout.
+        weights: A whole VGG16 in torchvision's key layout, or the path of its file.
 
     Returns:
         Float32: `fc6.weight` 4096 x 512 x 7 x 7, `fc6.bias` 4096, `fc7.weight` 4096 x 4096 x 1 x 1,
@@ -133,7 +142,8 @@ def vgg16_fc_layers(path: str | Path) -> dict[str, Tensor]:
     expected: dict[str, tuple[int, ...]] = {}
     for _, theirs, shape, _ in FC_LAYERS:
         expected |= {f"{theirs}.weight": shape, f"{theirs}.bias": shape[:1]}
-    found = choose_tensors(load_weights(path), expected, ignored=("features.", "classifier.6."))
+    given = weights if isinstance(weights, Weights) else load_weights(weights)
+    found = choose_tensors(given, expected, ignored=("features.", "classifier.6."))
     layers = {}
     for name, theirs, _, convolution in FC_LAYERS:
         layers[f"{name}.weight"] = found[f"{theirs}.weight"].reshape(convolution)

@@ -65,6 +65,8 @@ def _read_folder(root: Path, faults: list[DataError] | None) -> Layout:
         return read_folders(root, faults)
     # Formats with annotation files have their images in images/, too.
     usual = [folder for names in (IMAGE_FOLDERS, MASK_FOLDERS) if (folder := folder_named(root, names))]
+    if voc.read_voc in marks:
+        usual = [folder for folder in usual if folder.name != "Annotations"]  # it has the boxes of VOC
     found = [*marks.values(), *(usual if set(marks) & _WITHOUT_IMAGES else ())]
     if len(found) > 1:
         one, other = (show_path(mark.name) + "/" * mark.is_dir() for mark in found[:2])
