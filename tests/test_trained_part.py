@@ -150,6 +150,8 @@ def test_compiled_layers_give_the_logits_and_gradients_of_plain_ones(from_stride
         part = TrainedPart(model.encoder, model.decoder, from_stride, compiled=compiled).train()
         logits = part(given_to(part), (70, 90))
         logits.square().mean().backward()
-        results.append([logits.detach(), *(weight.grad for weight in part.parameters() if weight.grad is not None)])
+        results.append(
+            [logits.detach(), *(weight.grad for weight in part.parameters() if weight.grad is not None)]
+        )
     for plain, compiled in zip(*results, strict=True):
         assert torch.allclose(plain, compiled, rtol=1e-3, atol=1e-6)  # some gradients are 0 but for rounding
