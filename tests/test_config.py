@@ -144,9 +144,11 @@ def test_an_unknown_setting_is_refused_in_python_too():
         (
             "encoder",
             "resnet",
-            "setting encoder: input should be 'efficientnet_lite0', .* 'cae:FILE', got 'resnet'",
+            "setting encoder: input should be 'efficientnet_lite0', .* 'cae:FILE', .* or 'hf:NAME', got 'resnet'",
         ),
-        ("encoder", "cae:", "setting encoder: input should be .* or 'cae:FILE', got 'cae:'"),
+        ("encoder", "cae:", "setting encoder: input should be .* 'cae:FILE', .*, got 'cae:'"),
+        ("encoder", "timm:", "setting encoder: input should be .* 'timm:NAME' or 'hf:NAME', got 'timm:'"),
+        ("encoder", "hf:NAME", "setting encoder: input should be .* or 'hf:NAME', got 'hf:NAME'"),
         ("decoder", "FCN", "setting decoder: input should be 'practical', 'fcn', .*, got 'FCN'"),
         ("scales", (1.0, 9.0), "setting scales.1: input should be less than or equal to 4, got 9.0"),
         ("scales", (), r"setting scales: tuple should have at least 1 item .* got \(\)"),
@@ -217,7 +219,9 @@ def test_decoders_without_skips_imply_the_coarsest_stride_of_the_encoder(decoder
 
 def test_the_names_of_encoders_and_decoders_are_those_that_can_be_built():
     hints = typing.get_type_hints(TrainConfig)
-    assert typing.get_args(typing.get_args(hints["encoder"])[0]) == (*ENCODER_NAMES, "cae:FILE")
+    assert typing.get_args(typing.get_args(hints["encoder"])[0]) == (
+        *(*ENCODER_NAMES, "cae:FILE", "timm:NAME", "hf:NAME"),
+    )
     assert typing.get_args(hints["decoder"]) == DECODER_NAMES
 
 
@@ -243,6 +247,14 @@ def test_paths_mean_the_same_file_in_every_folder(tmp_path, monkeypatch, name, v
     (tmp_path / "list.txt").touch()
     path = str(tmp_path / value.removeprefix("cae:"))
     assert getattr(recipe(**{name: value}), name) == ("cae:" if name == "encoder" else "") + path
+
+
+def test_a_name_of_another_library_is_no_path_but_a_folder_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("timm:resnet18.a1_in1k", "hf:facebook/dinov2-small"):
+        assert recipe(encoder=name).encoder == name
+    (tmp_path / "facebook" / "dinov2-small").mkdir(parents=True)
+    assert recipe(encoder="hf:facebook/dinov2-small").encoder == f"hf:{tmp_path}/facebook/dinov2-small"
 
 
 def test_a_path_may_begin_at_home(monkeypatch):

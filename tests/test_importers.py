@@ -7,7 +7,7 @@ from command_line import run
 from oracles import import_torchvision, random_reference
 from PIL import Image
 
-from fullyconv.errors import WeightsError
+from fullyconv.errors import UsageError, WeightsError
 from fullyconv.importers import import_model
 from fullyconv.model_file import load_model, read_description
 
@@ -46,6 +46,8 @@ def test_the_logits_are_torchvisions(published):
     assert model.class_table.names[15] == "person"
     assert model.encoder.network.name == "resnet50_d8"
     assert model.decoder.aux_classifier is not None
+    with pytest.raises(UsageError, match=r"only an FCN-8s is trained at once, .* is an FCN-ResNet"):
+        import_model(path, at_once=False)
 
 
 @pytest.mark.slow
@@ -107,8 +109,8 @@ def test_what_is_no_network_that_is_known_is_refused(tmp_path):
     torch.save({"layer.weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="holds no weights of a whole network that is known here"):
         import_model(tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match=r"expected a \.pth, \.pt, \.safetensors file, got nothing there"):
+    with pytest.raises(WeightsError, match=r"expected a \.pth, .*\.caffemodel file, got nothing there"):
         import_model(tmp_path / "none.pth")
-    (tmp_path / "x.caffemodel").write_bytes(b"x")
+    (tmp_path / "x.prototxt").write_bytes(b"x")
     with pytest.raises(WeightsError, match="got a file of another kind"):
-        import_model(tmp_path / "x.caffemodel")
+        import_model(tmp_path / "x.prototxt")

@@ -1,14 +1,18 @@
 """The FCN as a whole: any size in, the same size out; described, and built again from the description."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny_networks import make_thin
 
 from fullyconv.class_table import ClassTable
+from fullyconv.config import recipe
+from fullyconv.encoders import build_network, vgg
 from fullyconv.errors import UsageError
-from fullyconv.model import FCN, describe
+from fullyconv.model import FCN, build_model, describe
+from fullyconv.model_file import save_model
 
 TABLE = ClassTable.from_names(["road", "tree", "sky"])
 
@@ -77,3 +81,25 @@ def test_the_text_for_people_names_classes_and_receptive_fields(model):
     text = describe({**model.description(), "digest": "abc"})
     assert "road (0), tree (1), sky (2)" in text
     assert "339 px at stride 16" in text
+
+
+def test_fc6_and_fc7_start_from_the_classifier_that_vgg16_was(tmp_path, monkeypatch):
+    make_thin(monkeypatch, 2)
+    shapes = [("fc6", "classifier.0", (4096, 98), (4096, 2, 7, 7)), vgg.FC_LAYERS[1]]
+    monkeypatch.setattr(vgg, "FC_LAYERS", shapes)
+    network = build_network("vgg16", "none")
+    layers = {f"{theirs}.weight": torch.full(shape, 0.5) for _, theirs, shape, _ in shapes}
+    layers |= {f"{theirs}.bias": torch.full(shape[:1], 0.25) for _, theirs, shape, _ in shapes}
+    torch.save({**network.state_dict(), **layers}, tmp_path / "vgg16.pth")
+    config = recipe(encoder="vgg16", encoder_weights=str(tmp_path / "vgg16.pth"), decoder="fcn", fc=True)
+    model = build_model(config, ClassTable.from_values(range(3)))
+    assert (model.decoder.fc6.weight == 0.5).all()
+    assert (model.decoder.fc7.bias == 0.25).all()
+    random = build_model(replace(config, encoder_weights="none"), ClassTable.from_values(range(3)))
+    assert not (random.decoder.fc6.weight == 0.5).any()
+    # A model file has the encoder alone: its decoder comes by --from.
+    save_model(model, tmp_path / "model.safetensors")
+    again = build_model(
+        replace(config, encoder_weights=str(tmp_path / "model.safetensors")), ClassTable.from_values(range(3))
+    )
+    assert torch.equal(again.encoder.network.features[0].weight, model.encoder.network.features[0].weight)

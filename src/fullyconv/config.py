@@ -38,18 +38,22 @@ EncoderName = Literal[
     "resnet50_d8",
     "resnet101_d8",
     "cae:FILE",
+    "timm:NAME",
+    "hf:NAME",
 ]
 
 
 def _check_encoder(value: str) -> str:
-    """Let the names pass, and "cae:" and a path."""
-    *names, cae = typing.get_args(EncoderName)
+    """Let the names pass, and what is named after "cae:", "timm:" and "hf:"."""
+    *names, cae, timm, hf = typing.get_args(EncoderName)
+    kind, _, rest = value.partition(":")
     if value in names:
         return value
-    if value.startswith("cae:") and value not in ("cae:", cae):
-        return "cae:" + _absolute(value.removeprefix("cae:"))
-    known = ", ".join(map(repr, names))
-    raise ValueError(f"input should be {known} or {cae!r}")
+    if kind in ("cae", "timm", "hf") and rest and value not in (cae, timm, hf):
+        is_path = kind == "cae" or (kind == "hf" and Path(rest).expanduser().is_dir())
+        return f"{kind}:{_absolute(rest) if is_path else rest}"
+    known = ", ".join(map(repr, (*names, cae, timm)))
+    raise ValueError(f"input should be {known} or {hf!r}")
 
 
 def _absolute(path: str) -> str:
@@ -79,7 +83,10 @@ class TrainConfig:
 
     encoder: Annotated[
         EncoderName | str,
-        Field(description="The fixed network whose features are read; cae:FILE is one that `pretrain` made."),
+        Field(
+            description="The fixed network whose features are read; cae:FILE is one that `pretrain` made, "
+            "timm:NAME one of timm, hf:NAME one of transformers (a name or folder)."
+        ),
         AfterValidator(_check_encoder),
     ] = "efficientnet_lite0"
     encoder_weights: Annotated[
@@ -126,7 +133,9 @@ class TrainConfig:
         Literal["fixed", "learned"],
         Field(description="Bilinear upsampling of the paper's FCN: fixed, or learned from a bilinear start."),
     ] = "fixed"
-    fc: Annotated[bool, Field(description="Trained fc6 and fc7 layers in the paper's FCN (for VGG16).")] = False
+    fc: Annotated[
+        bool, Field(description="Trained fc6 and fc7 layers in the paper's FCN, from VGG16's classifier.")
+    ] = False
     width: Annotated[int, Field(ge=1, description="Channels of conv6 and fcn4 in the lecture's network.")] = 4096
     auxiliary: Annotated[
         bool, Field(description="Train torchvision's auxiliary head, too; it does not change the masks.")

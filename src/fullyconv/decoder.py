@@ -5,6 +5,7 @@ column j*s on, its centre is the centre of that square. The last, bilinear upsam
 step (`fullyconv.upsample`). Where the last upsampling is learned, the output stride is 1.
 """
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Literal, cast
@@ -20,6 +21,7 @@ from fullyconv.shapes import Features, Logits, Points, Size
 from fullyconv.sizes import padded_size, read_between
 from fullyconv.stages import Kind, Stage
 from fullyconv.taps import FeatureSpec
+from fullyconv.tiles import Halo
 
 __all__ = [
     "BatchNorm",
@@ -57,6 +59,7 @@ class Decoder(nn.Module):
             value there, so that `point_logits` exists and training can use a point cache.
         sees_all: Whether a pixel's logits may depend on the whole maps: `halo_cells` means nothing then.
         halo_cells: How many cells of the coarsest map beyond its own a pixel's logits depend on.
+        size_policy: That of the encoders whose features it reads (`EncoderNetwork.size_policy`).
     """
 
     name: str
@@ -66,6 +69,12 @@ class Decoder(nn.Module):
     reads_points: bool = False
     sees_all: bool = False
     halo_cells: int = 1
+    size_policy: str = "pad-to-stride"
+
+    def halo(self, reach: Halo) -> Halo:
+        """How far a pixel's logits reach in the image, with features that reach so far beyond their cells."""
+        own = math.ceil(self.halo_cells * max(spec.stride for spec in self.specs))
+        return Halo(own + reach.before, own + reach.after)
 
     def forward(self, features: Features, size: Size) -> Logits:
         """Compute logits of images of `size`.

@@ -28,6 +28,7 @@ from fullyconv.weights import DownloadableWeights, PackagedWeights
 
 __all__ = [
     "IMAGENET_INPUT",
+    "PAD_TO_STRIDE",
     "RGB_0_TO_1",
     "Encoder",
     "EncoderNetwork",
@@ -36,6 +37,9 @@ __all__ = [
     "tensors_digest",
     "to_grey",
 ]
+
+PAD_TO_STRIDE = "pad-to-stride"
+"""The usual size policy: images are padded to multiples of the deepest stride, and what comes of it is cropped."""
 
 SMALLEST_SCALE, LARGEST_SCALE = 0.25, 4.0
 LARGEST_DENOMINATOR = 64  # of a scale as a fraction: keeps the crop grid at a size that images have
@@ -87,9 +91,10 @@ class EncoderNetwork(nn.Module):
             divide the last one.
         input_convention: What `forward` expects.
         sees_all: Whether a cell may depend on the whole image, by a global mean or attention, or on nobody knows
-            how much: the fields that the taps declare mean nothing then.
+            how much: the fields that the taps declare mean nothing then (they may be 0).
         weights_licence: SPDX name of the licence of its usual pretrained weights.
         weights_source: Where these weights came from: "random", or a package or file (its name, no folder).
+        library: The name and version of the library that computes it, where that is another one.
         architecture: What it takes beside the name to build it, as JSON values, where one name has many forms.
         packaged: The package that brings its pretrained weights, if there is one.
         downloadable: Where there is none, the published file to download.
@@ -102,8 +107,10 @@ class EncoderNetwork(nn.Module):
     taps: tuple[Tap, ...]
     input_convention: InputConvention
     sees_all: bool = False
+    size_policy: str = PAD_TO_STRIDE
     weights_licence: str
     weights_source: str = "random"
+    library: str = ""
     architecture: Mapping[str, Any] | None = None
     packaged: PackagedWeights | None = None
     downloadable: DownloadableWeights | None = None
@@ -116,11 +123,11 @@ class EncoderNetwork(nn.Module):
 
         Args:
             images: N x 3 (or what channels it reads) x H x W float, normalised by `input_convention`; H and W
-                multiples of the last of `strides`.
+                multiples of the last of `strides`, but where `size_policy` is another.
             strides: Ascending; which taps they stand for says `taps_at`.
 
         Returns:
-            For each stride N x channels x H / stride x W / stride.
+            For each stride N x channels x H / stride x W / stride, or what `size_policy` says.
         """
         return self.features_behind(None, images, self.taps_at(strides))
 
@@ -207,7 +214,8 @@ class Encoder(nn.Module):
 
     Raises:
         UsageError: The network reads other channels, or has too few taps at one of the strides; a scale is not in
-            [0.25, 4], comes twice, or is no fraction with a denominator of at most 64.
+            [0.25, 4], comes twice, is no fraction with a denominator of at most 64, or is not 1 where the network
+            has a size policy of its own.
     """
 
     mean: Tensor
@@ -224,6 +232,8 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         _check_scales(scales)
+        if network.size_policy != PAD_TO_STRIDE and tuple(scales) != (1.0,):
+            raise UsageError(f"encoder {network.name} pads images by itself: it sees them at scale 1 only")
         self.image_form = image_form
         self.network = network
         self.strides = tuple(sorted(strides or (tap.stride for tap in network.taps)))
@@ -273,7 +283,8 @@ class Encoder(nn.Module):
 
         Returns:
             For each of `specs`, in order, N x K x h x w in the encoder's precision, where h is
-            `ceil(H * scale / stride_grid) * stride_grid / tap.stride`, w likewise.
+            `ceil(H * scale / stride_grid) * stride_grid / tap.stride`, w likewise; or what the network's size
+            policy says.
         """
         network = self.working_network()
         return [maps for padded in self.inputs(images) for maps in network(padded, self.strides)]
@@ -283,7 +294,9 @@ class Encoder(nn.Module):
         # Channel by channel: three values side by side are too few for a processor's registers.
         normalised = self.normalise(images.contiguous().to(self.mean.dtype))
         for scale in self.scales:
-            padded = pad_to_multiple(resize_by(normalised, scale).to(self.precision), self.stride_grid)
+            padded = resize_by(normalised, scale).to(self.precision)
+            if self.network.size_policy == PAD_TO_STRIDE:
+                padded = pad_to_multiple(padded, self.stride_grid)
             yield padded.contiguous(memory_format=torch.channels_last)
 
     def working_network(self) -> EncoderNetwork:

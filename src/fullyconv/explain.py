@@ -20,8 +20,8 @@ from fullyconv.charts import contributions_figure
 from fullyconv.class_table import ClassTable
 from fullyconv.config import config_from_mapping
 from fullyconv.decoders import DECODER_NAMES
-from fullyconv.encoder import EncoderNetwork
-from fullyconv.encoders import CAE_PREFIX, ENCODER_NAMES, is_cae
+from fullyconv.encoder import PAD_TO_STRIDE, EncoderNetwork
+from fullyconv.encoders import CAE_PREFIX, ENCODER_NAMES, is_adapted, is_cae
 from fullyconv.errors import UsageError
 from fullyconv.images import show_path
 from fullyconv.model import FCN, build_model
@@ -74,7 +74,7 @@ def find_network(name: str, classes: int | None = None, settings: Mapping[str, A
             )
         return load_model(name)
     encoder, decoder = name.rsplit("+", 1)
-    if (encoder not in ENCODER_NAMES and not is_cae(encoder)) or decoder not in DECODER_NAMES:
+    if not (encoder in ENCODER_NAMES or is_cae(encoder) or is_adapted(encoder)) or decoder not in DECODER_NAMES:
         raise UsageError(f"no network {show_path(name)}", hint=_known())
     if not 1 <= (number := 2 if classes is None else classes) <= 255:
         raise UsageError(f"expected 1 to 255 classes, got {number}")
@@ -82,16 +82,15 @@ def find_network(name: str, classes: int | None = None, settings: Mapping[str, A
         {"encoder": encoder, "decoder": decoder, "encoder_weights": "none", **(settings or {})}
     )
     table = ClassTable.from_names([f"class {index}" for index in range(number)])
-    if is_cae(encoder):  # is small, and has to be read from its file
+    if is_cae(encoder) or is_adapted(encoder):  # the first is small and read from its file, the others are opened
         return build_model(config, table).eval()
     with torch.device("meta"):
         return build_model(config, table).eval()
 
 
 def _known() -> str:
-    return (
-        f"an encoder ({', '.join((*ENCODER_NAMES, CAE_PREFIX + 'FILE'))}) + a decoder ({', '.join(DECODER_NAMES)})"
-    )
+    encoders = ", ".join((*ENCODER_NAMES, CAE_PREFIX + "FILE", "timm:NAME", "hf:NAME"))
+    return f"an encoder ({encoders}) + a decoder ({', '.join(DECODER_NAMES)})"
 
 
 def outline_of(model: FCN) -> Outline:
@@ -130,6 +129,7 @@ def outline_of(model: FCN) -> Outline:
         fixed_parameters=used[taps[-1]],
         trained_parameters=sum(parameter.numel() for parameter in decoder.parameters()),
         image_channels=len(encoder.input_convention.mean),
+        size_policy=encoder.network.size_policy,
     )
 
 
@@ -181,8 +181,13 @@ def sizes_of(outline: Outline, size: Size) -> Sizes:
         size: (height, width) of the image in pixels.
 
     Raises:
-        UsageError: A side of less than one pixel.
+        UsageError: A side of less than one pixel, or a network that pads by itself.
     """
+    if outline.size_policy != PAD_TO_STRIDE:
+        raise UsageError(
+            f"sizes are followed where images are padded to a stride, {outline.encoder} is {outline.size_policy}",
+            hint="docs/concepts/decoders.md has the sizes of the released networks",
+        )
     if min(size) < 1:
         raise UsageError(f"expected an image of 1x1 pixels or more, got {_text(size)}")
     scales = dict.fromkeys(found.scale for found in outline.fixed)
@@ -228,7 +233,8 @@ def describe(outline: Outline, sizes: Sizes | None = None) -> str:
 
 def _title(outline: Outline) -> str:
     linear = "; the logits are a sum over the feature maps" if outline.is_linear else ""
-    return f"{outline.encoder} + {outline.decoder}, {outline.num_classes} classes{linear}\n"
+    policy = f"; sizes: {outline.size_policy}" if outline.size_policy != PAD_TO_STRIDE else ""
+    return f"{outline.encoder} + {outline.decoder}, {outline.num_classes} classes{linear}{policy}\n"
 
 
 def _fixed_table(outline: Outline, sizes: Sizes | None) -> list[str]:
@@ -240,7 +246,7 @@ def _fixed_table(outline: Outline, sizes: Sizes | None) -> list[str]:
                 found.label,
                 _number(found.stride),
                 f"{found.channels:,}",
-                f"{found.receptive_field:.0f} px",
+                found.sees,
                 "as above" if again else f"{found.parameters:,}",
                 _text(sizes.cells[found.label]) if sizes else "",
                 "" if found.is_read else "not read",
@@ -274,11 +280,11 @@ def _arithmetic(outline: Outline, sizes: Sizes) -> list[str]:
     lines = [f"image {_text(sizes.image)}"]
     for scale, padded in sizes.padded.items():
         enlarged = f"scale {scale:g}: {_text(sizes.scaled[scale])}, " if scale != 1 else ""
-        halvings = [
-            _text((padded[0] // 2**step, padded[1] // 2**step))
-            for step in range(outline.stride_grid.bit_length())
-            if outline.stride_grid % 2**step == 0
-        ]
+        grid = outline.stride_grid
+        steps = [2**step for step in range(grid.bit_length()) if grid % 2**step == 0]
+        # What is no power of two is no chain of halvings, but patches.
+        steps = steps if steps[-1] == grid else [1, grid]
+        halvings = [_text((padded[0] // step, padded[1] // step)) for step in steps]
         lines.append(
             f"  {enlarged}padded to multiples of {outline.stride_grid}: {_text(padded)}; "
             f"then {' -> '.join(halvings)}"

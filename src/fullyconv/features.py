@@ -20,8 +20,8 @@ from fullyconv.decoder import read_points
 from fullyconv.device import instruction_set
 from fullyconv.draws import draw_pixels
 from fullyconv.embedded import open_binary
-from fullyconv.encoder import Encoder
-from fullyconv.errors import DataError
+from fullyconv.encoder import PAD_TO_STRIDE, Encoder
+from fullyconv.errors import DataError, UsageError
 from fullyconv.feature_cache import FeatureCache, entry_key, to_half
 from fullyconv.images import show_path
 from fullyconv.regions import Drawn
@@ -50,9 +50,18 @@ class FeatureReader:
         encoder: The fixed encoder, on its device.
         dataset: Gives images and targets.
         cache: Where features are kept; None computes them each time.
+
+    Raises:
+        UsageError: A network whose features do not lie on a grid from the first pixel on, as crops need it.
     """
 
     def __init__(self, encoder: Encoder, dataset: Dataset, cache: FeatureCache | None = None) -> None:
+        if (policy := encoder.network.size_policy) != PAD_TO_STRIDE:
+            raise UsageError(
+                f"the features of encoder {encoder.network.name} ({policy}) serve prediction only: they are "
+                "neither cached nor trained on",
+                hint="train on another encoder, vgg16 for instance",
+            )
         self.encoder = encoder
         self.dataset = dataset
         self.cache = cache
@@ -63,6 +72,7 @@ class FeatureReader:
         self._workers = _single_threaded_workers(workers)
         self._recipe = {
             "encoder": encoder.digest(),
+            **({"library": encoder.network.library} if encoder.network.library else {}),
             "preprocessing": PREPROCESSING_VERSION,
             "pillow": PIL.__version__,  # Its decoders and its resizing come before the encoder.
             "torch": torch.__version__,

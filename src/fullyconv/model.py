@@ -16,7 +16,7 @@ from fullyconv.decoder import Decoder
 from fullyconv.decoders import DEFAULT_STRIDES, build_decoder, needed_strides
 from fullyconv.decoders.cae import CAEDecoder
 from fullyconv.encoder import RGB_0_TO_1, Encoder
-from fullyconv.encoders import bare_network, build_network, is_cae, open_cae
+from fullyconv.encoders import bare_network, build_network, classifier_layers, is_cae, open_cae
 from fullyconv.encoders.cae import CAE
 from fullyconv.errors import UsageError
 from fullyconv.image_form import RGB, ImageForm
@@ -35,6 +35,9 @@ class FCN(nn.Module):
         decoder: Turns features into logits at its output stride; built for the encoder's specs.
         class_table: What the classes are; as many as the decoder has logits.
         training: What is worth knowing about the training, as JSON values; travels in the model file.
+
+    Raises:
+        UsageError: A decoder for features of another size policy.
     """
 
     def __init__(
@@ -45,6 +48,11 @@ class FCN(nn.Module):
         training: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if decoder.size_policy != encoder.network.size_policy:
+            raise UsageError(
+                f"decoder {decoder.name} reads features of the size policy {decoder.size_policy}, encoder "
+                f"{encoder.network.name} gives those of {encoder.network.size_policy}"
+            )
         self.encoder = encoder
         self.decoder = decoder
         self.class_table = class_table
@@ -68,7 +76,8 @@ class FCN(nn.Module):
 
         Args:
             class_table: The classes to tell apart.
-            encoder: One of `fullyconv.encoders.ENCODER_NAMES`, or "cae:" and the path of an autoencoder's file.
+            encoder: One of `fullyconv.encoders.ENCODER_NAMES`, "cae:" and the path of an autoencoder's file, or
+                "timm:" or "hf:" and a name of that library.
             encoder_weights: "pretrained", "none" or a weights file.
             decoder: One of `fullyconv.decoders.DECODER_NAMES`.
             stride: The finest stride that the decoder reads; the decoder's own default if None
@@ -156,7 +165,7 @@ class FCN(nn.Module):
             },
             "decoder": {"name": self.decoder.name, **self.decoder.config()},
             "class_table": self.class_table.to_json(),
-            "size_policy": "pad-to-stride",
+            "size_policy": network.size_policy,
             "stride_grid": self.encoder.stride_grid,
             "output_stride": self.decoder.output_stride,
             "training": self.training_record,
@@ -170,9 +179,7 @@ class FCN(nn.Module):
         """
         if self.encoder.network.sees_all or self.decoder.sees_all:
             return None
-        reach = self.encoder.reach
-        own = math.ceil(self.decoder.halo_cells * max(spec.stride for spec in self.decoder.specs))
-        return Halo(own + reach.before, own + reach.after)
+        return self.decoder.halo(self.encoder.reach)
 
     @property
     def tile_grid(self) -> int:
@@ -222,7 +229,7 @@ def build_model(config: TrainConfig, class_table: ClassTable) -> FCN:
         "torchvision": lambda: {"auxiliary": config.auxiliary},
         "cae": dict,
     }
-    return FCN.build(
+    model = FCN.build(
         class_table,
         encoder=config.encoder,
         encoder_weights=config.encoder_weights,
@@ -233,6 +240,9 @@ def build_model(config: TrainConfig, class_table: ClassTable) -> FCN:
         image_form=image_form_of(config),
         **options[config.decoder](),
     )
+    if config.fc and (layers := classifier_layers(config.encoder, config.encoder_weights)):
+        model.decoder.load_fc(**{name.replace(".", "_"): tensor for name, tensor in layers.items()})  # type: ignore[operator]
+    return model
 
 
 def image_form_of(config: TrainConfig) -> ImageForm:
@@ -247,7 +257,7 @@ def describe(description: Mapping[str, Any]) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in decoder.items() if name != "name")
     scales = ", ".join(f"{scale:g}" for scale in encoder["scales"])
     fields = ", ".join(
-        f"{field} px at stride {stride}"
+        f"{f'{field} px' if field else 'the whole image'} at stride {stride}"
         for field, stride in zip(encoder["receptive_fields"], encoder["strides"], strict=True)
     )
     classes = ", ".join(f"{entry['name']} ({entry['value']})" for entry in table["classes"])
@@ -259,8 +269,11 @@ def describe(description: Mapping[str, Any]) -> str:
         f"features         image scales {scales}; receptive fields: {fields}",
         f"decoder          {decoder['name']}: {settings}",
         f"output stride    {description['output_stride']}",
-        f"size policy      {description['size_policy']}: to multiples of {description['stride_grid']}",
+        f"size policy      {_size_policy(description)}",
     ]
+    if "imported" in training:
+        network = training["imported"].get("network")
+        lines.append(f"imported         {f'{network}, ' if network else ''}from {training['imported']['source']}")
     if "val_mean_iou" in training:
         lines.append(
             f"trained on       {training['train_images']} images, epoch {training['epoch']}, val mean IoU "
@@ -268,3 +281,13 @@ def describe(description: Mapping[str, Any]) -> str:
         )
     lines.append(f"digest           {description['digest']}")
     return "\n".join(lines)
+
+
+def _size_policy(description: Mapping[str, Any]) -> str:
+    """Put the size policy into words."""
+    policy, grid = description["size_policy"], description["stride_grid"]
+    words = {
+        "pad-to-stride": f"to multiples of {grid}",
+        "pad-100": f"by 100 px on each side, cells every {grid} px",
+    }
+    return f"{policy}: {words[policy]}"

@@ -16,7 +16,7 @@ from torch import nn
 
 from fullyconv.decoder import LARGEST_DENOMINATOR, Decoder
 from fullyconv.decoders.practical import Skip
-from fullyconv.encoder import Encoder
+from fullyconv.encoder import PAD_TO_STRIDE, Encoder
 from fullyconv.errors import UsageError
 from fullyconv.model import FCN
 from fullyconv.onnx_graph import OnnxGraph
@@ -75,6 +75,11 @@ def onnx_model(onnx: Any, model: FCN, metadata: Mapping[str, str]) -> Any:
 
 def _features(graph: OnnxGraph, encoder: Encoder) -> dict[str, _Map]:
     """Write the encoder; its maps by the labels of their specs."""
+    if encoder.network.size_policy != PAD_TO_STRIDE:
+        raise UsageError(
+            f"encoder {encoder.network.name} ({encoder.network.size_policy}) cannot be exported: only networks "
+            "that pad to a stride can"
+        )
     network = encoder.network.folded().float().eval()
     pixels = graph.op("Cast", graph.op("Transpose", IMAGES, perm=[0, 3, 1, 2]), to=1)
     normalised = _normalised(graph, encoder, pixels)

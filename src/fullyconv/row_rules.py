@@ -25,7 +25,7 @@ POINTWISE = {
     for name, overload in (
         *((name, "Tensor") for name in ("add", "add_", "sub", "mul", "mul_", "div", "rsub", "lerp")),
         *((name, "Scalar") for name in ("add", "sub", "mul", "div", "rsub")),
-        *((name, "default") for name in ("relu", "relu_", "hardtanh", "hardtanh_", "clamp", "clamp_min")),
+        *((name, "default") for name in ("relu", "relu_", "sqrt", "hardtanh", "hardtanh_", "clamp", "clamp_min")),
         *((name, "default") for name in ("_to_copy", "clone", "alias", "detach", "flip", "cat", "gather")),
         ("native_batch_norm", "default"),
     )

@@ -91,7 +91,8 @@ class FixedMap:
         scale: The factor by which the image is enlarged.
         tap_stride: Pixels of the enlarged image between neighbouring cells.
         channels: Channels of the map.
-        receptive_field: Side of the square that one cell sees, in pixels of the original image.
+        receptive_field: Side of the square that one cell sees, in pixels of the original image; 0 where that may
+            be all of it.
         parameters: Weights of the network between the tap before and this one.
         is_read: Whether the decoder reads it, or it only lies on the way.
     """
@@ -110,6 +111,11 @@ class FixedMap:
         """Pixels of the original image between neighbouring cells."""
         return self.tap_stride / self.scale
 
+    @property
+    def sees(self) -> str:
+        """What one cell sees, in words."""
+        return f"{self.receptive_field:.0f} px" if self.receptive_field else "whole image"
+
 
 @dataclass(frozen=True)
 class Outline:
@@ -125,6 +131,7 @@ class Outline:
         fixed_parameters: Weights of the encoder up to the deepest tap that is read.
         trained_parameters: Trained numbers of the decoder.
         image_channels: Channels of the image: 3, or 1 where it is grey.
+        size_policy: "pad-to-stride", or another one, under which maps are not parts of the image.
     """
 
     encoder: str
@@ -136,6 +143,7 @@ class Outline:
     fixed_parameters: int
     trained_parameters: int
     image_channels: int = 3
+    size_policy: str = "pad-to-stride"
 
     @property
     def output_stride(self) -> int:
@@ -197,6 +205,7 @@ class Outline:
             "decoder": self.decoder,
             "num_classes": self.num_classes,
             "image_channels": self.image_channels,
+            "size_policy": self.size_policy,
             "stride_grid": self.stride_grid,
             "output_stride": self.output_stride,
             "fixed": {

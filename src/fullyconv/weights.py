@@ -5,6 +5,7 @@ them (`fullyconv.download`). A file is only ever read as named tensors: `.safete
 the restricted unpickler of `torch.load`.
 """
 
+import contextlib
 import hashlib
 import importlib.resources
 import os
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -37,6 +39,7 @@ __all__ = [
 
 PUBLISHED_AT = "https://download.pytorch.org/models"
 SUFFIXES = (".pth", ".pt", ".safetensors")
+CHECKPOINT_SUFFIXES = (*SUFFIXES, ".pth.tar")
 SHOWN_KEYS = 3
 INITIALISATION_SEED = 0
 
@@ -82,12 +85,14 @@ class Weights:
         source: What to write into a model file: no folders, no host names.
         file: Name of the file, for messages.
         sha256: Digest of the file, 64 hex digits.
+        arch: What a training checkpoint calls its network; "" where the file holds tensors alone.
     """
 
     tensors: dict[str, Tensor]
     source: str
     file: str
     sha256: str
+    arch: str = ""
 
 
 def fetch_weights(
@@ -138,7 +143,9 @@ def _promised_digest(path: Path) -> str:
     return found[1] if found else ""
 
 
-def load_weights(source: str | Path | PackagedWeights | DownloadableWeights) -> Weights:
+def load_weights(
+    source: str | Path | PackagedWeights | DownloadableWeights, *, checkpoints: bool = False
+) -> Weights:
     """Read weights from a local file, an installed package, or a published file (see `fetch_weights`).
 
     A file name that ends in 8 hex digits, such as `vgg16-397923af.pth`, promises the start of the file's
@@ -146,6 +153,8 @@ def load_weights(source: str | Path | PackagedWeights | DownloadableWeights) -> 
 
     Args:
         source: A `.pth`, `.pt` or `.safetensors` file of named tensors, a package, or a published file.
+        checkpoints: Whether it may be a training checkpoint, `.pth.tar` too, whose entry `model_state_dict` holds
+            the tensors and `arch` the name of the network.
 
     Raises:
         WeightsError: Nothing there, damaged, not a file of tensors alone, or not the file that its digest
@@ -158,7 +167,7 @@ def load_weights(source: str | Path | PackagedWeights | DownloadableWeights) -> 
         source = fetch_weights(source)
         another = f"remove {source}, and it is downloaded again"
     path = Path(source)
-    if path.suffix not in SUFFIXES:
+    if not path.name.endswith(CHECKPOINT_SUFFIXES if checkpoints else SUFFIXES):
         raise WeightsError(
             f"encoder weights have to be pretrained, none or a {', '.join(SUFFIXES)} file, got {source}"
         )
@@ -171,7 +180,8 @@ def load_weights(source: str | Path | PackagedWeights | DownloadableWeights) -> 
             f"the SHA-256 of {path.name} has to start with {promised}, it starts with {digest[:8]}",
             hint=f"the file is damaged or not the one that it is named after: {another}",
         )
-    return Weights(_read_tensors(path), f"file {path.name} sha256:{digest}", path.name, digest)
+    tensors, arch = _read_tensors(path, checkpoints)
+    return Weights(tensors, f"file {path.name} sha256:{digest}", path.name, digest, arch)
 
 
 def _load_packaged(weights: PackagedWeights) -> Weights:
@@ -196,7 +206,7 @@ def _load_packaged(weights: PackagedWeights) -> Weights:
                 f"{weights.sha256[:16]}..., it is {digest[:16]}...",
                 hint=hint,
             )
-        tensors = _read_tensors(path)
+        tensors, _ = _read_tensors(path)
     return Weights(tensors, f"package {weights.package} {weights.version}", path.name, digest)
 
 
@@ -209,10 +219,12 @@ def _digest(path: Path) -> str:
         raise WeightsError(f"cannot read weights {path}: {error.strerror}") from None
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read named tensors to the CPU, floats as float32."""
-    found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    return {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
+def _read_tensors(path: Path, checkpoints: bool = False) -> tuple[dict[str, Tensor], str]:
+    """Read named tensors to the CPU, floats as float32, and the `arch` of a checkpoint."""
+    found, arch = (
+        (_read_safetensors(path), "") if path.suffix == ".safetensors" else _read_torch(path, checkpoints)
+    )
+    return {name: value.float() if value.is_floating_point() else value for name, value in found.items()}, arch
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -222,10 +234,18 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path.name} is no readable safetensors file: {error}") from None
 
 
-def _read_torch(path: Path) -> dict[str, Tensor]:
+def _numpy_numbers() -> list[Any]:
+    """What a checkpoint may hold beside tensors: single numbers of NumPy, by their old name and the new one."""
+    scalar = type(np.float64(0)).__reduce__(np.float64(0))[0]
+    types = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64")]
+    return [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")] + [np.dtype, *types]
+
+
+def _read_torch(path: Path, checkpoints: bool) -> tuple[dict[str, Tensor], str]:
     """Read a state dict with the restricted unpickler, which builds tensors and calls nothing else."""
+    numbers: Any = torch.serialization.safe_globals(_numpy_numbers()) if checkpoints else contextlib.nullcontext()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), numbers:
             warnings.simplefilter("ignore")  # Remarks on odd formats: what follows says it in one line.
             found: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -241,13 +261,16 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path.name} has to hold named tensors (a state dict), it holds {type(found).__name__}"
         )
+    arch = ""
+    if checkpoints and isinstance(inner := found.get("model_state_dict"), dict):
+        found, arch = inner, str(found.get("arch", ""))
     others = [str(name) for name, value in found.items() if not isinstance(value, Tensor)]
     if others:
         raise WeightsError(
             f"{path.name} has to hold named tensors alone (a state dict), it also holds {_first(others)}",
             hint="it looks like a training checkpoint: save the state dict in it as a file of its own",
         )
-    return found
+    return found, arch
 
 
 def choose_tensors(

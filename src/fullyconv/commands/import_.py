@@ -18,12 +18,19 @@ def import_(
         Path | None,
         typer.Option("-o", "--out", metavar="FILE", help="The model file.", show_default="WEIGHTS.safetensors"),
     ] = None,
+    at_once: Annotated[
+        bool | None,
+        typer.Option(
+            help="Whether an FCN-8s was trained at once, where neither its file nor its name says so.",
+            show_default="what they say",
+        ),
+    ] = None,
 ) -> None:
     """Turn weights that others published into a model file, every tensor checked by name and shape."""
     from fullyconv.importers import import_model
     from fullyconv.model import describe
     from fullyconv.model_file import read_description, save_model
 
-    path = out or Path(f"{weights.stem}.safetensors")
-    save_model(import_model(weights), path, overwrite=False)
+    path = out or Path(f"{Path(weights.name.removesuffix('.tar')).stem}.safetensors")
+    save_model(import_model(weights, at_once=at_once), path, overwrite=False)
     sys.stdout.write(f"{describe(read_description(path))}\n{path}\n")

@@ -10,6 +10,7 @@ from fullyconv.decoders.cae import CAEDecoder
 from fullyconv.decoders.d2l import D2LDecoder
 from fullyconv.decoders.fcn import FCNDecoder
 from fullyconv.decoders.lecture import LectureDecoder
+from fullyconv.decoders.pad_100 import Pad100Decoder
 from fullyconv.decoders.practical import PracticalDecoder
 from fullyconv.decoders.torchvision import TorchvisionDecoder
 from fullyconv.errors import UsageError
@@ -28,7 +29,10 @@ DECODERS: dict[str, Callable[..., Decoder]] = {
 }
 
 DECODER_NAMES = tuple(DECODERS)
-"""The names that `build_decoder` knows."""
+"""The names that training knows."""
+
+RELEASED: dict[str, Callable[..., Decoder]] = {Pad100Decoder.name: Pad100Decoder}
+"""Those of networks that others released, for encoders that pad as theirs did (`fullyconv.encoders.RELEASED`)."""
 
 STRIDES = {
     "practical": (4, 8, 16, 32),
@@ -48,7 +52,8 @@ def needed_strides(
 ) -> tuple[int, ...]:
     """Say at which strides a decoder reads the features of an encoder.
 
-    `practical` and `cae` read each stride that the encoder has, from the finest that is asked for. The paper's and
+    `practical` and `cae` read each stride that the encoder has, from the finest that is asked for (`practical`
+    from the encoder's finest where that is coarser). The paper's and
     the lecture's go up to 32, whether the encoder has these strides or not. `d2l` and `torchvision` read one.
 
     Args:
@@ -76,6 +81,8 @@ def needed_strides(
             f"decoder {name} has stride {' or '.join(map(str, STRIDES[name]))}, not {finest}",
             hint=f"leave it out for {DEFAULT_STRIDES[name]}",
         )
+    if name == "practical":  # reads whatever there is: patches of a vision transformer have no finer stride
+        finest = max(finest, taps[0].stride)
     family = [tap.stride for tap in taps] if name in ("practical", "cae") else [8, 16, 32]
     return tuple(sorted({finest, *(step for step in family if step > finest)}))
 
@@ -84,7 +91,7 @@ def build_decoder(name: str, specs: Sequence[FeatureSpec], num_classes: int, **c
     """Build a decoder for an encoder's features.
 
     Args:
-        name: One of `DECODER_NAMES`.
+        name: One of `DECODER_NAMES` or `RELEASED`.
         specs: The encoder's features, in its order (`Encoder.specs`).
         num_classes: Channels of the logits.
         config: The decoder's own options, such as `Decoder.config` gives them.
@@ -92,7 +99,8 @@ def build_decoder(name: str, specs: Sequence[FeatureSpec], num_classes: int, **c
     Raises:
         UsageError: No such decoder or option, or features that it cannot use.
     """
-    _check_name(name)
+    if name not in RELEASED:
+        _check_name(name)
     options = decoder_options(name)
     unknown = [option for option in config if option not in options]
     if unknown:
@@ -100,13 +108,15 @@ def build_decoder(name: str, specs: Sequence[FeatureSpec], num_classes: int, **c
             f"decoder {name} has no option {', '.join(unknown)}",
             hint=f"its options are {', '.join(options) or 'none'}",
         )
-    return DECODERS[name](specs, num_classes, **config)
+    return (DECODERS | RELEASED)[name](specs, num_classes, **config)
 
 
 def decoder_options(name: str) -> tuple[str, ...]:
     """The keyword arguments that `build_decoder` takes for a decoder."""
-    parameters = inspect.signature(DECODERS[name]).parameters.values()
-    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "at_once")
+    parameters = inspect.signature((DECODERS | RELEASED)[name]).parameters.values()
+    return tuple(
+        p.name for p in parameters if p.kind is p.KEYWORD_ONLY and (name in RELEASED or p.name != "at_once")
+    )
 
 
 def _check_name(name: str) -> None:

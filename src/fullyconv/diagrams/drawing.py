@@ -33,6 +33,8 @@ class Drawing:
         """The size of a map: in cells where an image is given, or else as a part of the image."""
         if self.sizes:
             return _pair(self.sizes.cells[item.name if isinstance(item, Stage) else item.label])
+        if self.outline.size_policy != "pad-to-stride" and item.stride != 1:
+            return f"stride {number(item.stride)}"
         part = "" if item.stride == 1 else f"/{number(item.stride)}"
         return f"H{part} {TIMES} W{part}"
 

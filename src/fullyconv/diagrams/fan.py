@@ -77,7 +77,7 @@ def _map(canvas: Canvas, drawing: Drawing, found: FixedMap, y: float, *, is_firs
         canvas.arrow([(_MAP, y + _ROW - _SIDE / 2 - 0.02), (_MAP, y + _SIDE / 2 + 0.02)])
     canvas.grid(_MAP, y, _SIDE, grid_cells(found.stride), look)
     canvas.text(_MAP + 0.5, y + 0.13, found.label, size=11, bold=True, align="left", color=look.ink)
-    words = f"{drawing.size(found)}\n{found.channels} channels, sees {found.receptive_field:.0f} px"
+    words = f"{drawing.size(found)}\n{found.channels} channels, sees {found.sees}"
     canvas.text(_MAP + 0.5, y - 0.13, words, size=8.5, align="left", color=SOFT, anchor="center")
 
 

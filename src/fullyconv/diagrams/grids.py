@@ -31,7 +31,7 @@ def grids(drawing: Drawing) -> Figure:
         look = FIXED if found.is_read else UNREAD
         _between(canvas, before, x, y)
         canvas.grid(x, y, _GRID, grid_cells(found.stride), look)
-        sees = f"sees {found.receptive_field:.0f} px"
+        sees = f"sees {found.sees}"
         _above(canvas, x, y, (found.label, drawing.size(found), f"{found.channels} channels", sees), look.ink)
     end = _GRID / 2
     for stage in path[: first_score + 1]:

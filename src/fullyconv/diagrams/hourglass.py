@@ -26,7 +26,7 @@ def hourglass(drawing: Drawing) -> Figure:
     channels = outline.image_channels
     row.block(channels, 1, PLAIN, ("image", "", drawing.pixels(), str(channels), "", ""), scene="image")
     for found in outline.fixed:
-        sees, parameters = f"{found.receptive_field:.0f} px", short(found.parameters)
+        sees, parameters = found.sees, short(found.parameters)
         words = (found.label, "", drawing.size(found), f"{found.channels:,}", sees, parameters)
         row.block(found.channels, found.stride, FIXED if found.is_read else UNREAD, words)
     end_of_fixed = row.x + _PITCH / 2

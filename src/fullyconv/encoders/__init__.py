@@ -5,13 +5,16 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fullyconv.encoder import EncoderNetwork
+from fullyconv.encoders import timm, transformers
+from fullyconv.encoders.alexnet import CaffeNetPad100
 from fullyconv.encoders.cae import CAE, Architecture, CAENetwork, load_cae
 from fullyconv.encoders.channels import with_channels
 from fullyconv.encoders.efficientnet_lite import EfficientNetLite
 from fullyconv.encoders.resnet import ResNet
-from fullyconv.encoders.vgg import VGG16, vgg16_fc_layers
+from fullyconv.encoders.vgg import VGG16, VGG16Pad100, vgg16_fc_layers
 from fullyconv.errors import UsageError, WeightsError
 from fullyconv.progress import Progress
 from fullyconv.weights import Weights, choose_tensors, fetch_weights, initialise, load_weights
@@ -20,7 +23,9 @@ __all__ = [
     "ENCODER_NAMES",
     "bare_network",
     "build_network",
+    "classifier_layers",
     "fetch_pretrained",
+    "is_adapted",
     "is_cae",
     "open_cae",
     "vgg16_fc_layers",
@@ -42,17 +47,28 @@ NETWORKS: dict[str, Callable[[], EncoderNetwork]] = {
 ENCODER_NAMES: tuple[str, ...] = tuple(NETWORKS)
 """What `build_network` can build; the first is the default."""
 
+RELEASED: dict[str, Callable[[], EncoderNetwork]] = {
+    "vgg16_pad_100": VGG16Pad100,
+    "caffenet_pad_100": CaffeNetPad100,
+}
+"""Those of released FCNs, which come with their decoders (`fullyconv.importers`). They pad by 100 pixels, which
+training on crops does not know: it is not offered them."""
+
 CAE_PREFIX = "cae:"
 
 MODEL_FILE_KEYS = ("encoder.", "decoder.")
 """How the names of tensors begin in a model file."""
+
+ADAPTERS = {timm.PREFIX: timm, transformers.PREFIX: transformers}
+"""By the beginning of their names: what opens the networks of other libraries."""
 
 
 def build_network(name: str, weights: str = "pretrained", channels: int = 3) -> EncoderNetwork:
     """Build a network with its weights.
 
     Args:
-        name: One of `ENCODER_NAMES`, or "cae:" and the path of a file that `fullyconv.pretrain` wrote.
+        name: One of `ENCODER_NAMES`; "cae:" and the path of a file that `fullyconv.pretrain` wrote; "timm:" and a
+            name of timm; "hf:" and a folder or a name for transformers.
         weights: "pretrained" (from that file or an installed package, else from a published file, which is
             downloaded if it is not on this machine), "none" (random, the same every time), or the path of a
             `.pth`, `.pt` or `.safetensors` file in the key layout of its publisher, or of a model file, whose
@@ -69,11 +85,15 @@ def build_network(name: str, weights: str = "pretrained", channels: int = 3) -> 
     """
     if is_cae(name):
         return open_cae(name, weights).down
-    network = bare_network(name)
+    adapter = _adapter_of(name)
+    network = adapter.open_network(name) if adapter else bare_network(name)
     if weights == "none":
-        initialise(network)
+        if not adapter:
+            initialise(network)
     elif weights != "pretrained":
         _fill(network, load_weights(weights))
+    elif adapter:
+        _fill(network, adapter.published_weights(name))
     elif (published := network.packaged or network.downloadable) is not None:
         _fill(network, load_weights(published))
     else:
@@ -84,20 +104,43 @@ def build_network(name: str, weights: str = "pretrained", channels: int = 3) -> 
     return with_channels(network, channels)
 
 
+def classifier_layers(name: str, weights: str) -> dict[str, Tensor]:
+    """Read fc6 and fc7 of the classifier that an encoder was (`vgg16_fc_layers`), to start a decoder from.
+
+    Args:
+        name: The encoder.
+        weights: Those of the encoder, as for `build_network`.
+
+    Returns:
+        Nothing where the encoder is not VGG16, its weights are random or come from a model file.
+
+    Raises:
+        WeightsError: The file has no classifier.
+    """
+    if name != VGG16.name or weights == "none":
+        return {}
+    source = load_weights(VGG16.downloadable if weights == "pretrained" else weights)
+    if all(key.startswith(MODEL_FILE_KEYS) for key in source.tensors):
+        return {}
+    return vgg16_fc_layers(source)
+
+
 def fetch_pretrained(name: str, *, offline: bool = False, progress: Progress | None = None) -> None:
     """Download the pretrained weights of a network, where no package brings them and they are not there yet.
 
     After that `build_network(name)` needs no network connection.
 
     Args:
-        name: One of `ENCODER_NAMES`. Others are for `build_network` to refuse.
+        name: One of `ENCODER_NAMES`, or of another library's. Others are for `build_network` to refuse.
         offline: Download nothing.
         progress: Where to report; the console by default.
 
     Raises:
         WeightsError: They are not there and cannot or must not be downloaded.
     """
-    if name in NETWORKS:
+    if adapter := _adapter_of(name):
+        adapter.published_weights(name, offline=offline)
+    elif name in NETWORKS:
         network = _without_storage(NETWORKS[name])
         if network.packaged is None and network.downloadable is not None:
             fetch_weights(network.downloadable, offline=offline, progress=progress)
@@ -106,6 +149,16 @@ def fetch_pretrained(name: str, *, offline: bool = False, progress: Progress | N
 def is_cae(name: str) -> bool:
     """Whether an encoder's name is "cae:" and a file."""
     return name.startswith(CAE_PREFIX)
+
+
+def is_adapted(name: str) -> bool:
+    """Whether an encoder's name is one of a network of another library."""
+    return _adapter_of(name) is not None
+
+
+def _adapter_of(name: str) -> Any:
+    """What opens the networks of the library that a name begins with; None for our own."""
+    return next((adapter for prefix, adapter in ADAPTERS.items() if name.startswith(prefix)), None)
 
 
 def open_cae(name: str, weights: str = "pretrained") -> CAE:
@@ -132,23 +185,26 @@ def open_cae(name: str, weights: str = "pretrained") -> CAE:
 
 
 def bare_network(name: str, architecture: Mapping[str, Any] | None = None, channels: int = 3) -> EncoderNetwork:
-    """Build a network whose weights are all zero, for `load_state_dict` to fill.
+    """Build a network for `load_state_dict` to fill: its weights are all zero, another library's random.
 
     Args:
-        name: One of `ENCODER_NAMES`, or "cae".
-        architecture: `EncoderNetwork.architecture` of a "cae".
+        name: One of `ENCODER_NAMES` or `RELEASED`, "cae", or what another library's network is called.
+        architecture: `EncoderNetwork.architecture` of a "cae" or another library's.
         channels: Of the images, as of `build_network`.
 
     Raises:
         UsageError: There is no encoder of that name, or none of that form.
     """
+    if architecture is not None and (adapter := _adapter_of(name)):
+        return with_channels(adapter.rebuild(name, architecture), channels)
     cae = name == CAENetwork.name and architecture is not None
-    if not cae and (name not in NETWORKS or architecture is not None):
+    networks = NETWORKS | RELEASED
+    if not cae and (name not in networks or architecture is not None):
         raise UsageError(f"no encoder {name!r}", hint=f"choose one of {', '.join(NETWORKS)}")
     if architecture is not None:
         network = _without_storage(partial(CAENetwork, Architecture.from_json(architecture)))
     else:
-        network = _without_storage(NETWORKS[name])
+        network = _without_storage(networks[name])
     network.to_empty(device="cpu")
     for tensor in network.state_dict().values():
         tensor.zero_()
@@ -169,10 +225,11 @@ def _fill(network: EncoderNetwork, weights: Weights) -> None:
                 f"{weights.file} does not fit encoder {network.name}: {reason}",
                 hint=f"use {network.usual_file}",
             )
+    state = network.state_dict()
     published, ignored = network.published_keys(), network.ignored_weights
     if all(name.startswith(MODEL_FILE_KEYS) for name in weights.tensors):
-        published, ignored = {own: MODEL_FILE_KEYS[0] + own for own in published}, MODEL_FILE_KEYS[1:]
-    expected = {published[own]: tuple(tensor.shape) for own, tensor in network.state_dict().items()}
+        published, ignored = {own: MODEL_FILE_KEYS[0] + own for own in state}, MODEL_FILE_KEYS[1:]
+    expected = {theirs: tuple(state[own].shape) for own, theirs in published.items()}
     tensors = choose_tensors(weights, expected, ignored)
     network.load_state_dict({own: tensors[theirs] for own, theirs in published.items()})
     network.weights_source = weights.source

@@ -40,6 +40,9 @@ def with_channels(network: EncoderNetwork, channels: int) -> EncoderNetwork:
     spread = _spread(channels)
     first.weight = nn.Parameter(torch.einsum("kc,ocyx->okyx", spread * COLORS / channels, filters))
     first.in_channels = channels
+    for module in network.modules():
+        if getattr(module, "num_channels", None) == COLORS:  # transformers holds the images to it
+            module.num_channels = channels  # type: ignore[assignment]
     mean, std = (
         (spread @ torch.tensor(values[::-1] if backwards else values, device="cpu")).tolist()
         for values in (convention.mean, convention.std)

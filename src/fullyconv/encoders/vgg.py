@@ -5,13 +5,20 @@ from functools import partial
 from pathlib import Path
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fullyconv.convolve import convolve
-from fullyconv.encoder import IMAGENET_INPUT, EncoderNetwork, Part
+from fullyconv.encoder import IMAGENET_INPUT, EncoderNetwork, InputConvention, Part
 from fullyconv.taps import ReceptiveField, Tap
-from fullyconv.weights import DownloadableWeights, choose_tensors, load_weights
+from fullyconv.weights import DownloadableWeights, Weights, choose_tensors, load_weights
 
-__all__ = ["VGG16", "vgg16_fc_layers"]
+__all__ = ["CAFFE_INPUT", "PADDING", "VGG16", "VGG16Pad100", "vgg16_fc_layers"]
+
+CAFFE_INPUT = InputConvention((104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0), channel_order="BGR")
+"""What Caffe's networks were trained on: BGR in 0..255, less the mean of ImageNet's pixels."""
+
+PADDING = 100
+"""Of the released FCNs, in pixels on each side: their conv1_1, or conv1, says pad 100."""
 
 # Output channels of each 3 x 3 convolution; a max pooling follows each group.
 CONVOLUTIONS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -67,6 +74,48 @@ class VGG16(EncoderNetwork):
         return parts
 
 
+class VGG16Pad100(EncoderNetwork):
+    """The trunk of the FCNs that Long, Shelhamer and Darrell released: 13 convolutions, maps rounded up.
+
+    The image is padded by 100 pixels on each side, so that fc6 without padding still gives a map whose upsampling
+    covers any image. Each pooling rounds up, as Caffe's do. Modules have the authors' names, `conv1_1` to
+    `conv5_3`; so have the taps. Along an axis of n pixels pool3, pool4 and pool5 have
+    `ceil((n + 198) / stride)` cells.
+    """
+
+    name = "vgg16_pad_100"
+    input_convention = CAFFE_INPUT
+    size_policy = "pad-100"
+    weights_licence = "LicenseRef-unrestricted-use"  # README.md of shelhamer/fcn.berkeleyvision.org
+    usual_file = "a released FCN, by fullyconv import"
+
+    def __init__(self) -> None:
+        super().__init__()
+        taps: list[Tap] = []
+        field, channels = ReceptiveField(start=1 - PADDING), 3
+        for number, widths in enumerate(CONVOLUTIONS, start=1):
+            for place, width in enumerate(widths, start=1):
+                self.add_module(f"conv{number}_{place}", nn.Conv2d(channels, width, 3, padding=1))
+                field, channels = field.through(3, padding=1), width
+            field = field.through(2, 2, padding=0)
+            taps.append(Tap.seeing(f"pool{number}", field, channels))
+        self.taps = tuple(taps[2:])
+
+    def forward(self, images: Tensor, strides: Sequence[int]) -> list[Tensor]:
+        """Compute features at `strides`, finest first, of images of any size; see `EncoderNetwork.forward`."""
+        features: list[Tensor] = []
+        maps = functional.pad(images, [PADDING - 1] * 4)  # the last pixel is conv1_1's own
+        for number, widths in enumerate(CONVOLUTIONS, start=1):
+            for place in range(1, len(widths) + 1):
+                maps = convolve(maps, self.get_submodule(f"conv{number}_{place}"), "relu")  # type: ignore[arg-type]
+            maps = functional.max_pool2d(maps, 2, 2, ceil_mode=True)
+            if 2**number in strides:
+                features.append(maps)
+            if len(features) == len(strides):
+                break
+        return features
+
+
 def _convolve_and_pool(layers: Sequence[nn.Module], maps: Tensor) -> Tensor:
     """Compute layers, each ReLU together with the convolution in front of it."""
     for layer in layers:
@@ -77,11 +126,11 @@ def _convolve_and_pool(layers: Sequence[nn.Module], maps: Tensor) -> Tensor:
     return maps
 
 
-def vgg16_fc_layers(path: str | Path) -> dict[str, Tensor]:
+def vgg16_fc_layers(weights: str | Path | Weights) -> dict[str, Tensor]:
     """Read VGG16's fully connected layers as convolutions, for the paper's decoders to start from.
 
     Args:
-        path: A whole VGG16 in torchvision's key layout.
+        weights: A whole VGG16 in torchvision's key layout, or the path of its file.
 
     Returns:
         Float32: `fc6.weight` 4096 x 512 x 7 x 7, `fc6.bias` 4096, `fc7.weight` 4096 x 4096 x 1 x 1,
@@ -93,7 +142,8 @@ def vgg16_fc_layers(path: str | Path) -> dict[str, Tensor]:
     expected: dict[str, tuple[int, ...]] = {}
     for _, theirs, shape, _ in FC_LAYERS:
         expected |= {f"{theirs}.weight": shape, f"{theirs}.bias": shape[:1]}
-    found = choose_tensors(load_weights(path), expected, ignored=("features.", "classifier.6."))
+    given = weights if isinstance(weights, Weights) else load_weights(weights)
+    found = choose_tensors(given, expected, ignored=("features.", "classifier.6."))
     layers = {}
     for name, theirs, _, convolution in FC_LAYERS:
         layers[f"{name}.weight"] = found[f"{theirs}.weight"].reshape(convolution)

@@ -7,12 +7,12 @@ stretches the logits.
 """
 
 from fullyconv.class_table import ClassTable
-from fullyconv.errors import WeightsError
+from fullyconv.errors import UsageError, WeightsError
 from fullyconv.formats.voc import NAMES
 from fullyconv.model import FCN
 from fullyconv.weights import Weights, choose_tensors
 
-__all__ = ["build", "is_ours"]
+__all__ = ["build", "is_ours", "numbered_or_voc"]
 
 _ENCODERS = {6: "resnet50_d8", 23: "resnet101_d8"}
 """By the number of blocks in layer3."""
@@ -21,19 +21,31 @@ _SCORE = "classifier.4.weight"
 _AUXILIARY = "aux_classifier."
 
 
+def numbered_or_voc(count: int) -> ClassTable:
+    """The classes of PASCAL VOC where there are 21; others are numbered."""
+    return ClassTable.from_names(NAMES if count == len(NAMES) else [f"class {index}" for index in range(count)])
+
+
 def is_ours(weights: Weights) -> bool:
     """Whether tensors have torchvision's names."""
     return "backbone.conv1.weight" in weights.tensors and _SCORE in weights.tensors
 
 
-def build(weights: Weights) -> FCN:
+def build(weights: Weights, at_once: bool | None = None) -> FCN:
     """Make a model of them.
 
     Classes are VOC's where there are 21, else they are numbered.
 
+    Args:
+        weights: In torchvision's names.
+        at_once: Means nothing here.
+
     Raises:
+        UsageError: `at_once` is given.
         WeightsError: Another depth, missing or unknown tensors, another shape.
     """
+    if at_once is not None:
+        raise UsageError(f"only an FCN-8s is trained at once, {weights.file} is an FCN-ResNet")
     blocks = {int(key.split(".")[2]) for key in weights.tensors if key.startswith("backbone.layer3.")}
     encoder = _ENCODERS.get(len(blocks))
     if encoder is None:
@@ -41,11 +53,9 @@ def build(weights: Weights) -> FCN:
             f"{weights.file}: expected an FCN-ResNet with 6 or 23 blocks in layer3 (50 or 101 layers), got "
             f"{len(blocks)}"
         )
-    count = len(weights.tensors[_SCORE])
-    names = NAMES if count == len(NAMES) else [f"class {index}" for index in range(count)]
     auxiliary = any(key.startswith(_AUXILIARY) for key in weights.tensors)
     model = FCN.build(
-        ClassTable.from_names(names),
+        numbered_or_voc(len(weights.tensors[_SCORE])),
         encoder=encoder,
         encoder_weights="none",
         decoder="torchvision",
