@@ -81,8 +81,6 @@ def _all_but_channels(values: Tensor) -> list[int]:
     return [axis for axis in range(values.ndim) if axis != 1]
 
 
-def _follow(
-    count: int, mean: Tensor, variance: Tensor, means: Tensor, variances: Tensor, momentum: float
-) -> None:
+def _follow(count: int, mean: Tensor, variance: Tensor, means: Tensor, variances: Tensor, momentum: float) -> None:
     means.lerp_(mean.to(means), momentum)
     variances.lerp_((variance * (count / (count - 1))).to(variances), momentum)

@@ -1,7 +1,7 @@
 """What a training step sees: drawn pixels of many images, or crops of whole feature maps.
 
 Both draw everything from (seed, epoch), so an epoch is the same whether the run was interrupted before it or not.
-Where several processes train together, all draw the same steps, and each gets its share of every one; a share may be
+Where several processes train together, all draw the same steps, and each gets its share of every one, which may be
 empty.
 """
 
@@ -166,7 +166,7 @@ def _rows_of_points(counts: list[int], items: int) -> Tensor:
     lengths[processes.rank() :: processes.count()] = torch.tensor(counts, dtype=torch.long)
     ends = processes.total(lengths).cumsum(0)
     rows = torch.full((int(ends[-1]),), -1)
-    numbers = torch.arange(sum(counts)).split(counts)
+    numbers = torch.split(torch.arange(sum(counts)), counts)
     for end, own in zip(processes.share(ends.tolist()), numbers, strict=True):
         rows[end - len(own) : end] = own
     return rows

@@ -91,7 +91,9 @@ class ImageBatches:
         draws = [random.Random(f"{self.seed} {epoch} {place}") for place in range(len(order))]
         items = [(sample, self._view(own)) for sample, own in zip(order, draws, strict=True)]
         steps = [range(first, min(first + self.batch, len(order))) for first in range(0, len(order), self.batch)]
-        reading = self.reader.in_order(self._read, (items[place] for step in steps for place in processes.share(step)))
+        reading = self.reader.in_order(
+            self._read, (items[place] for step in steps for place in processes.share(step))
+        )
         for step in steps:
             own = processes.share(step)
             sizes = [view.size(self._sizes[sample]) for sample, view in (items[place] for place in step)]

@@ -69,7 +69,7 @@ def joined(device: torch.device) -> Iterator[None]:
     Raises:
         UsageError: Devices that are no processors and no GPUs, or fewer GPUs than processes on this machine.
     """
-    if _groups or not (_started() or dist.is_available() and dist.is_initialized()):
+    if _groups or not (_started() or (dist.is_available() and dist.is_initialized())):
         yield
         return
     _refuse_devices(device)
@@ -111,7 +111,7 @@ def _refuse_devices(device: torch.device) -> None:
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"several processes need processors or GPUs, got {device}", hint="add --device cpu")
     here, gpus = on_this_machine(), torch.cuda.device_count() if device.type == "cuda" else 0
-    if device.type == "cuda" and (here > gpus or device.index is not None and here > 1):
+    if device.type == "cuda" and (here > gpus or (device.index is not None and here > 1)):
         raise UsageError(
             f"{here} processes on this machine need a GPU each, got {device} of {gpus}",
             hint="start as many as there are GPUs and say --device cuda, or add --device cpu",
@@ -208,7 +208,7 @@ class _Joint(torch.autograd.Function):
         return total(values)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> Tensor:
         return total(gradient)
 
 
@@ -218,7 +218,7 @@ def add_gradients(parameters: Iterable[Tensor]) -> None:
     if not _groups or not gradients:
         return
     whole = total(torch.cat([gradient.flatten() for gradient in gradients]))
-    parts = whole.split([gradient.numel() for gradient in gradients])
+    parts = torch.split(whole, [gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
 
