@@ -1,17 +1,19 @@
 """What a training step sees: drawn pixels of many images, or crops of whole feature maps.
 
 Both draw everything from (seed, epoch), so an epoch is the same whether the run was interrupted before it or not.
+Where several processes train together, all draw the same steps, and each gets its share of every one, which may be
+empty.
 """
 
-import itertools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fullyconv import processes
 from fullyconv.class_table import IGNORE_INDEX
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.decoder import Decoder
@@ -78,7 +80,8 @@ class PointBatches:
     """The point cache: features of drawn pixels of every image and view, shuffled across images.
 
     The pixels are drawn once and the same in every epoch. An image with fewer labelled pixels than `count` gives
-    all of them, and so weighs less than the others.
+    all of them, and so weighs less than the others. Of several processes each holds the points of its share of the
+    images and views.
 
     Args:
         reader: Gives points of the samples of `dataset`.
@@ -106,11 +109,13 @@ class PointBatches:
         affordable = max(1, MEMORY // (reader.point_bytes(1) * len(dataset) * len(views)))
         if affordable < count:
             progress.say(f"points: {affordable} pixels an image and view instead of {count}, to stay below 2 GB")
-        parts: list[list[Tensor]] = [[] for _ in reader.encoder.specs]
-        targets: list[Tensor] = []
-        shares: list[Tensor] = []
-        with progress.track("reading features", len(dataset) * len(views)) as step:
-            items = [(sample, view) for sample in dataset for view in views]
+        # A process may have no image: then these are all.
+        parts = [[torch.zeros(0, spec.channels, dtype=torch.half)] for spec in reader.encoder.specs]
+        targets = [torch.zeros(0, dtype=torch.long)]
+        shares = [torch.zeros(0)]
+        every = [(sample, view) for sample in dataset for view in views]
+        items = processes.share(every)
+        with progress.track("reading features", len(items)) as step:
             for points, classes, share in reader.all_points(
                 items, output_stride, min(count, affordable), POINTS_SEED
             ):
@@ -124,6 +129,7 @@ class PointBatches:
             self.points.append(torch.cat(parts.pop(0)))
         self.targets = torch.cat(targets)
         self.shares = torch.cat(shares)
+        self._rows = _rows_of_points([len(classes) for classes in targets[1:]], len(every))
         self.size = size
         self.seed = seed
         self.device = reader.device
@@ -131,16 +137,39 @@ class PointBatches:
 
     def __len__(self) -> int:
         """Steps in an epoch."""
-        return -(-len(self.targets) // self.size)
+        return -(-self.count // self.size)
+
+    @property
+    def count(self) -> int:
+        """Points of all processes."""
+        return len(self._rows)
 
     def epoch(self, epoch: int) -> Iterator[PointBatch]:
         """Yield the batches of an epoch, in an order of its own."""
-        order = torch.randperm(len(self.targets), generator=_generator(self.seed, epoch))
+        order = torch.randperm(self.count, generator=_generator(self.seed, epoch))
         for start in range(0, len(order), self.size):
-            chosen = order[start : start + self.size]
+            chosen = self._rows[order[start : start + self.size]]
+            chosen = chosen[chosen >= 0]
             # The same rows as by values[chosen], five times and more as fast.
             points = [values.index_select(0, chosen).to(self.device).float() for values in self.points]
             yield PointBatch(points, *(values[chosen].to(self.device) for values in (self.targets, self.shares)))
+
+
+def _rows_of_points(counts: list[int], items: int) -> Tensor:
+    """Say where this process holds each point of all processes, numbered image by image; -1 where another has it.
+
+    Args:
+        counts: Points of each image and view of this process.
+        items: Images and views of all processes.
+    """
+    lengths = torch.zeros(items, dtype=torch.long)
+    lengths[processes.rank() :: processes.count()] = torch.tensor(counts, dtype=torch.long)
+    ends = processes.total(lengths).cumsum(0)
+    rows = torch.full((int(ends[-1]),), -1)
+    numbers = torch.split(torch.arange(sum(counts)), counts)
+    for end, own in zip(processes.share(ends.tolist()), numbers, strict=True):
+        rows[end - len(own) : end] = own
+    return rows
 
 
 class MapBatches:
@@ -200,18 +229,28 @@ class MapBatches:
         return self.steps or -(-len(self.items) // self.batch)
 
     def epoch(self, epoch: int) -> Iterator[MapBatch]:
-        """Yield the batches of an epoch. Crops without a labelled pixel are left out and counted in `skipped`."""
+        """Yield the batches of an epoch. Crops without a labelled pixel are left out and counted in `skipped`.
+
+        What is drawn from a crop depends on its target, so that each process reads the targets of all of them.
+        """
         draw = _generator(self.seed, epoch)
         if self.steps:
             order = torch.randint(len(self.items), (self.steps * self.batch,), generator=draw).tolist()
         else:
             order = torch.randperm(len(self.items), generator=draw).tolist()
-        reading = self._read_all([self.items[index] for index in order])
-        while crops := [self._draw(*item, draw) for item in itertools.islice(reading, self.batch)]:
-            usable = [crop for crop in crops if bool((crop.targets != IGNORE_INDEX).any())]
-            self.skipped += len(crops) - len(usable)
-            if usable:
-                yield self._collate(usable)
+        items = [self.items[index] for index in order]
+        own = [processes.owns(place % self.batch) for place in range(len(order))]
+        reading = self._read_all([item for item, mine in zip(items, own, strict=True) if mine])
+        others = (item for item, mine in zip(items, own, strict=True) if not mine)
+        targets = self.reader.in_order(self._target, others)
+        for first in range(0, len(order), self.batch):
+            step = own[first : first + self.batch]
+            crops = [self._draw(*(next(reading) if mine else ([], next(targets))), draw) for mine in step]
+            usable = [bool((crop.targets != IGNORE_INDEX).any()) for crop in crops]
+            self.skipped += usable.count(False)
+            if any(usable):
+                kept = zip(crops, usable, step, strict=True)
+                yield self._collate([crop for crop, is_usable, mine in kept if is_usable and mine])
 
     def _crop_size(self, sizes: list[Size], crop: int) -> Size:
         """Round the crop up to the grid, at most as large as the largest image."""
@@ -223,7 +262,7 @@ class MapBatches:
         return min(height, largest[0]), min(width, largest[1])
 
     def _draw(self, features: Features, target: Tensor, draw: torch.Generator) -> MapBatch:
-        """Cut one crop and draw its pixels."""
+        """Cut one crop and draw its pixels; of another process's the features are not there."""
         top, bottom = self._window(target.shape[0], self.crop[0], draw)
         left, right = self._window(target.shape[1], self.crop[1], draw)
         targets = torch.full(self.crop, IGNORE_INDEX, dtype=torch.uint8)
@@ -232,7 +271,7 @@ class MapBatches:
         targets[first - top : last - top, start - left : stop - left] = target[first:last, start:stop]
         cut = [
             _cut(maps, spec.stride, (top, left), self.crop)
-            for spec, maps in zip(self.reader.encoder.specs, features, strict=True)
+            for spec, maps in zip(self.reader.encoder.specs, features, strict=bool(features))
         ]
         chosen, shares = self._draw_pixels(targets, draw)
         rows, columns = chosen // self.crop[1], chosen % self.crop[1]
@@ -266,6 +305,8 @@ class MapBatches:
         return first, max(first, last)
 
     def _collate(self, crops: list[MapBatch]) -> MapBatch:
+        if not crops:
+            return self._nothing()
         features = [
             torch.cat(maps).to(self.device).float()
             for maps in zip(*(crop.features for crop in crops), strict=True)
@@ -276,14 +317,33 @@ class MapBatches:
         shares = torch.cat([crop.shares for crop in crops]).to(self.device)
         return MapBatch(features, self.crop, targets, rows, columns, shares)
 
-    def read_ahead(self, progress: Progress) -> None:
-        """Compute the maps that are not cached yet, and hold what fits in memory; nothing without a cache."""
-        if self.reader.cache is not None:
-            with progress.track("reading features", len(self.items)) as step:
-                for _ in self._read_all(self.items):
-                    step()
+    def _nothing(self) -> MapBatch:
+        """The share of a process that has no crop of a step."""
+        none = torch.zeros(0, self.count, dtype=torch.long, device=self.device)
+        features = [
+            torch.zeros(0, spec.channels, *(round(side / spec.stride) for side in self.crop), device=self.device)
+            for spec in self.reader.encoder.specs
+        ]
+        targets = torch.zeros(0, *self.crop, dtype=torch.long, device=self.device)
+        return MapBatch(features, self.crop, targets, none, none, none.float())
 
-    def _read_all(self, items: list[tuple[Sample, View]]) -> Iterator[tuple[Features, Tensor]]:
+    def read_ahead(self, progress: Progress) -> None:
+        """Compute the maps that are not cached yet, and hold what fits in memory; nothing without a cache.
+
+        Of several processes each does its share, and then waits for the others.
+        """
+        if self.reader.cache is not None:
+            items = processes.share(self.items)
+            with progress.track("reading features", len(items)) as step:
+                for _ in self._read_all(items):
+                    step()
+            processes.wait()
+
+    def _target(self, sample: Sample, view: View) -> Tensor:
+        held = self._held.get((sample, view))
+        return held[1] if held else torch.from_numpy(self.reader.target(sample, view).copy())
+
+    def _read_all(self, items: Sequence[tuple[Sample, View]]) -> Iterator[tuple[Features, Tensor]]:
         """Yield maps and target of items in order, from memory where they are held."""
         # An item may come twice: which ones are read is settled before the first of them is held.
         known = set(self._held)
@@ -292,7 +352,7 @@ class MapBatches:
             if item in known:
                 held = self._held[item]
             else:
-                held = next(missing), torch.from_numpy(self.reader.target(*item).copy())
+                held = next(missing), self._target(*item)
                 size = sum(maps.nbytes for maps in held[0]) + held[1].nbytes
                 # Without a cache the encoder is meant to be in the loop: nothing is held then.
                 affordable = self._held_bytes + size <= MEMORY and item not in self._held

@@ -16,14 +16,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from fullyconv import processes
 from fullyconv.atomic import process_start, remove_stale_temporaries
 from fullyconv.errors import ModelFileError, UsageError
 from fullyconv.images import show_path
 from fullyconv.tensor_file import read_tensor_file, write_tensor_file
 
-__all__ = ["RunLock", "load_newest", "save_checkpoint"]
+__all__ = ["RunLock", "load_newest", "of_first", "save_checkpoint"]
 
 _KIND = "fullyconv_checkpoint"
 _VERSION = 1
@@ -92,6 +94,22 @@ def load_newest(folder: str | Path, *, report: Callable[[str], None] | None = No
             f"no checkpoint in {show_path(folder)} can be used: {problems[0]}", hint="start a new run"
         )
     return None
+
+
+def of_first(state: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the state that the first process has read, in every bit; the others give None.
+
+    So a run folder on one machine is enough for processes on several.
+    """
+    tensors: dict[str, Tensor] = {}
+    packed = _pack(dict(state) if state is not None else None, "", tensors)
+    kinds = {
+        name: (str(tensor.dtype).removeprefix("torch."), list(tensor.shape)) for name, tensor in tensors.items()
+    }
+    packed, kinds = json.loads(processes.text_of_first(json.dumps([packed, kinds])))
+    empty = {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, (dtype, shape) in kinds.items()}
+    found = _unpack(packed, processes.of_first(tensors or empty))
+    return found if isinstance(found, dict) else None
 
 
 def _load(path: Path, epoch: int) -> dict[str, Any]:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fullyconv import processes
+from fullyconv.batch_statistics import learned, normalised
 from fullyconv.errors import UsageError
 from fullyconv.shapes import Features, Logits, Points, Size
 from fullyconv.sizes import padded_size, read_between
@@ -173,6 +175,9 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, values: Tensor) -> Tensor:
         """Normalise by the batch in training and by the running statistics otherwise."""
+        if self.training and processes.several():
+            running = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
+            return normalised(values, *running, self.weight, self.bias, MOMENTUM, self.eps)
         return functional.batch_norm(
             values,
             self.running_mean,
@@ -188,6 +193,9 @@ class BatchNorm(nn.BatchNorm2d):
     def statistics(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Return the K means and standard deviations that `values` are normalised by; learn from them, too."""
         means, variances = cast(Tensor, self.running_mean), cast(Tensor, self.running_var)
+        if self.training and processes.several():
+            means, variances = learned(values, means, variances, MOMENTUM)
+            return means, torch.sqrt(variances + self.eps)
         if not self._learns(values):
             return means, torch.sqrt(variances + self.eps)
         _, means, inverse = torch.native_batch_norm(values, None, None, means, variances, True, MOMENTUM, self.eps)

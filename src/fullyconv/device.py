@@ -4,6 +4,7 @@ import os
 
 import torch
 
+from fullyconv import processes
 from fullyconv.errors import UsageError
 
 __all__ = ["choose_device", "choose_precision", "instruction_set", "seed_everything", "set_threads"]
@@ -81,7 +82,8 @@ def set_threads(threads: int | None) -> int:
 
     Args:
         threads: At least 1; None takes every core that this process may use, and leaves the choice to torch where
-            OMP_NUM_THREADS is set or the system does not say how many these are.
+            OMP_NUM_THREADS is set or the system does not say how many these are. Several processes on a machine
+            take an equal part each: the 1 that `torchrun` sets there is nobody's choice.
 
     Returns:
         The number in force.
@@ -93,8 +95,10 @@ def set_threads(threads: int | None) -> int:
         if threads < 1:
             raise UsageError(f"threads has to be at least 1, got {threads}")
         torch.set_num_threads(threads)
-    elif "OMP_NUM_THREADS" not in os.environ and hasattr(os, "sched_getaffinity"):
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+    elif hasattr(os, "sched_getaffinity"):
+        here = processes.on_this_machine()
+        if "OMP_NUM_THREADS" not in os.environ or (here > 1 and os.environ["OMP_NUM_THREADS"] == "1"):
+            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
     return torch.get_num_threads()
 
 

@@ -2,7 +2,7 @@
 
 Nothing can be computed once here, so that images may be mirrored, enlarged and recoloured at random. Everything
 is drawn from (seed, epoch, place), so an epoch is the same whether the run was interrupted before it or not, and
-however many threads read.
+however many threads read. Where several processes train together, each reads its share of the images of a step.
 """
 
 import math
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fullyconv import processes
 from fullyconv.batches import MEMORY, MapBatch
 from fullyconv.class_table import IGNORE_INDEX
 from fullyconv.dataset import Dataset, Sample
@@ -65,12 +66,14 @@ class ImageBatches:
         self.scales = scales
         self.colours = colours
         self.crop = (crop, crop) if crop else (min(size[0] for size in sizes), min(size[1] for size in sizes))
+        self._sizes = dict(zip(self.samples, sizes, strict=True))
         self.batch = batch
         self.seed = seed
         self.steps = steps
         self.device = reader.device
         self.skipped = 0
-        pixel_bytes = reader.image(self.samples[0]).itemsize * reader.encoder.image_form.channels + 1
+        self._dtype = reader.image(self.samples[0]).dtype
+        pixel_bytes = self._dtype.itemsize * reader.encoder.image_form.channels + 1
         self._holds = sum(height * width for height, width in sizes) * pixel_bytes <= MEMORY
         self._held: dict[Sample, tuple[Pixels, Mask]] = {}
 
@@ -86,19 +89,21 @@ class ImageBatches:
         else:
             order = draw.sample(self.samples, len(self.samples))
         draws = [random.Random(f"{self.seed} {epoch} {place}") for place in range(len(order))]
-        items = ((sample, self._view(own)) for sample, own in zip(order, draws, strict=True))
-        reading = self.reader.in_order(self._read, items)
-        for first in range(0, len(order), self.batch):
-            own = draws[first : first + self.batch]
-            views = [next(reading) for _ in own]
-            size = (
-                min(self.crop[0], max(target.shape[0] for _, target in views)),
-                min(self.crop[1], max(target.shape[1] for _, target in views)),
-            )
-            crops = [_crop(*view, size, each) for view, each in zip(views, own, strict=True)]
+        items = [(sample, self._view(own)) for sample, own in zip(order, draws, strict=True)]
+        steps = [range(first, min(first + self.batch, len(order))) for first in range(0, len(order), self.batch)]
+        reading = self.reader.in_order(
+            self._read, (items[place] for step in steps for place in processes.share(step))
+        )
+        for step in steps:
+            own = processes.share(step)
+            sizes = [view.size(self._sizes[sample]) for sample, view in (items[place] for place in step)]
+            height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
+            size = min(self.crop[0], height), min(self.crop[1], width)
+            crops = [_crop(*next(reading), size, draws[place]) for place in own]
             usable = [crop for crop in crops if (crop[1] != IGNORE_INDEX).any()]
-            self.skipped += len(crops) - len(usable)
-            if usable:
+            count = int(processes.total(torch.tensor(len(usable))))
+            self.skipped += len(step) - count
+            if count:
                 yield self._collate(usable, size)
 
     def _view(self, draw: random.Random) -> View:
@@ -115,7 +120,12 @@ class ImageBatches:
         return view.apply(plain[0]), view.apply_mask(plain[1])
 
     def _collate(self, crops: list[tuple[Pixels, Mask]], size: Size) -> MapBatch:
-        images, targets = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*crops, strict=True))
+        if crops:
+            images, targets = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*crops, strict=True))
+        else:  # The share of a process that has no crop of a step.
+            channels = self.reader.encoder.image_form.channels
+            images = torch.from_numpy(np.zeros((0, *size, channels), self._dtype))
+            targets = torch.zeros(0, *size, dtype=torch.uint8)
         none = torch.empty(len(crops), 0, dtype=torch.int64, device=self.device)
         features: list[Tensor] = [images.to(self.device).permute(0, 3, 1, 2)]
         return MapBatch(features, size, targets.to(self.device).long(), none, none, none.float())

@@ -5,12 +5,16 @@ The definition is the mean at full label resolution: of each image the mean over
 labelled pixels of the data set is 1; the loss is divided by that expectation, never by the weights that happen to
 be in a batch, so the mean over randomly drawn pixels estimates it without bias. Dice is no mean over pixels: it
 exists at full resolution only.
+
+Where several processes share a batch (`fullyconv.processes`), each gets a part of its loss: their sum is the loss
+of the whole, and so are their gradients.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fullyconv import processes
 from fullyconv.class_table import IGNORE_INDEX
 from fullyconv.shapes import Logits, Masks
 
@@ -44,7 +48,7 @@ def pixel_loss(
     losses = _losses(logits, targets, weights, gamma)
     if shares is not None:
         losses = losses * shares
-    return losses.sum() / (targets != IGNORE_INDEX).sum().clamp(min=1)
+    return losses.sum() / processes.total((targets != IGNORE_INDEX).sum()).clamp(min=1)
 
 
 def map_loss(
@@ -74,10 +78,10 @@ def map_loss(
     """
     losses = _losses(logits, targets, weights, gamma)
     if summed:
-        return losses.sum() / len(logits)
+        return losses.sum() / int(processes.total(torch.tensor(len(logits))))
     labelled = (targets != IGNORE_INDEX).flatten(1).sum(dim=1)
     means = losses.flatten(1).sum(dim=1) / labelled.clamp(min=1)
-    return means.sum() / (labelled > 0).sum().clamp(min=1)
+    return means.sum() / processes.total((labelled > 0).sum()).clamp(min=1)
 
 
 def _losses(logits: Tensor, targets: Tensor, weights: Tensor | None, gamma: float) -> Tensor:
@@ -107,12 +111,14 @@ def dice_loss(logits: Logits, targets: Masks) -> Tensor:
     labelled = targets != IGNORE_INDEX
     classes = targets.where(labelled, 0)
     probabilities = logits.softmax(dim=1) * labelled[:, None]
-    counts = torch.bincount(targets[labelled], minlength=logits.shape[1])
+    counts = processes.total(torch.bincount(targets[labelled], minlength=logits.shape[1]))
     own = probabilities.gather(1, classes[:, None])
-    hits = torch.zeros_like(logits[0, :, 0, 0]).index_add(0, classes.flatten(), own.flatten())
-    dice = 2 * hits / (probabilities.sum(dim=(0, 2, 3)) + counts).clamp(min=1e-12)
+    hits = logits.new_zeros(logits.shape[1]).index_add(0, classes.flatten(), own.flatten())
+    hits, sums = processes.joint(hits), processes.joint(probabilities.sum(dim=(0, 2, 3)))
+    dice = 2 * hits / (sums + counts).clamp(min=1e-12)
     present = counts > 0
-    return torch.where(present, 1 - dice, 0.0).sum() / present.sum().clamp(min=1)
+    whole = torch.where(present, 1 - dice, 0.0).sum() / present.sum().clamp(min=1)
+    return whole / processes.count()
 
 
 def balanced_weights(pixel_counts: Tensor, power: float) -> Tensor:

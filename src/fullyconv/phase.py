@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from fullyconv import processes
 from fullyconv.batches import MapBatch, MapBatches, PointBatch, PointBatches, step_loss
 from fullyconv.config import TrainConfig
 from fullyconv.decoder import Decoder
@@ -21,6 +22,8 @@ __all__ = ["Phase", "one_cycle", "poly"]
 
 class Phase:
     """The epochs in which one part of the network is trained.
+
+    Several processes (`fullyconv.processes`) take the same steps: each adds the gradient of its share.
 
     Args:
         config: The settings: optimiser, schedule, loss, accumulation, clipping, averaging.
@@ -68,6 +71,8 @@ class Phase:
         Raises:
             TrainingError: The loss is not finite any more, or there was nothing to learn from.
         """
+        if processes.several():  # Unlike machines may round unlike: not for longer than an epoch.
+            self.part.load_state_dict(processes.of_first(self.part.state_dict()))
         self.part.train()
         accumulate = self.config.accumulate
         losses: list[float] = []
@@ -96,7 +101,7 @@ class Phase:
         """Add a batch's gradient by its share of a step, and return its loss."""
         config = self.config
         loss = step_loss(self.part, batch, config.loss, self.weights, summed=config.summed_loss)
-        value = float(loss.detach())
+        value = float(processes.total(loss.detach()))
         if not math.isfinite(value):
             raise TrainingError(f"the loss is {value}", hint="lower --lr; the best model so far is kept")
         (loss * share).backward()  # type: ignore[no-untyped-call]
@@ -104,6 +109,7 @@ class Phase:
 
     def _step(self) -> None:
         """Take a step of the optimiser."""
+        processes.add_gradients(self.part.parameters())
         if self.config.clip:
             nn.utils.clip_grad_norm_(self.part.parameters(), self.config.clip, foreach=False)
         self.optimizer.step()

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fullyconv import processes
 from fullyconv.charts import curves
 from fullyconv.checkpoint import load_newest, save_checkpoint
 from fullyconv.config import PretrainConfig
@@ -90,6 +91,7 @@ def pretrain(
         UsageError: Settings that do not fit each other, the images or the run folder.
         TrainingError: The loss is not finite any more.
     """
+    processes.refuse_several("pretrain")
     run = RunFolder(Path(out), resume=resume, progress=progress or Silent())
     set_threads(config.threads)
     with run.held(resumed=resume):

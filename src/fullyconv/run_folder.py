@@ -26,10 +26,10 @@ from fullyconv.atomic import atomic_path
 from fullyconv.checkpoint import RunLock
 from fullyconv.config import PretrainConfig, TrainConfig
 from fullyconv.errors import FullyConvError, UsageError
-from fullyconv.progress import Progress
+from fullyconv.progress import Progress, Silent
 from fullyconv.settings import write_config
 
-__all__ = ["Named", "RunFolder", "next_run_folder"]
+__all__ = ["Follower", "Named", "RunFolder", "next_run_folder"]
 
 FILE_NAMES = "surrogateescape"
 """File names, and so ids and messages, may hold bytes that are no UTF-8; Python keeps them as surrogates."""
@@ -86,6 +86,9 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"the run folder {path} cannot be made: {error.strerror or error}") from None
+        self._name(path, progress)
+
+    def _name(self, path: Path, progress: Progress) -> None:
         self.path = path
         self.best = path / "best.safetensors"
         self.last = path / "last.safetensors"
@@ -144,3 +147,31 @@ class RunFolder:
         writer.writerows(rows)
         with atomic_path(self.path / name, overwrite=True) as temporary:
             temporary.write_text(text.getvalue(), encoding="utf-8", errors=FILE_NAMES, newline="")
+
+
+class Follower(RunFolder):
+    """The run folder of a process that is not the first of several: that one says and writes everything.
+
+    Args:
+        path: The folder, which need not be there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._name(path, Silent())
+
+    @contextlib.contextmanager
+    def held(self, *, resumed: bool) -> Iterator[None]:
+        """Hold nothing: the first process does."""
+        yield
+
+    def discard(self) -> None:
+        """Leave what is there."""
+
+    def say(self, line: str) -> None:
+        """Drop the line."""
+
+    def write_start(self, config: TrainConfig | PretrainConfig, splits: Mapping[str, Iterable[Named]]) -> None:
+        """Write nothing."""
+
+    def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Write nothing."""

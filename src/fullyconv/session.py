@@ -1,5 +1,6 @@
 """One training from its first line to its last: what the loop needs, the loop, and what it leaves."""
 
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,41 +9,34 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
-from fullyconv.batches import MapBatches, PointBatches, step_loss
+from fullyconv import processes
+from fullyconv.batches import PointBatches, step_loss
 from fullyconv.charts import curves
 from fullyconv.check import DataSummary, refuse_unlabelled
 from fullyconv.checkpoint import save_checkpoint
 from fullyconv.config import TrainConfig
-from fullyconv.dataset import Dataset
-from fullyconv.decoder import Decoder, take_over
+from fullyconv.dataset import Dataset, Sample
+from fullyconv.decoder import take_over
 from fullyconv.device import choose_device, choose_precision, seed_everything
-from fullyconv.discriminant import fit_decoder, model_sums
+from fullyconv.discriminant import Sums, fit_decoder, model_sums
 from fullyconv.encoder import tensors_digest
 from fullyconv.errors import TrainingError, UsageError
 from fullyconv.feature_cache import FeatureCache
-from fullyconv.features import FeatureReader
 from fullyconv.findings import examine
-from fullyconv.image_batches import ImageBatches
 from fullyconv.image_form import shown
-from fullyconv.losses import balanced_weights
 from fullyconv.metrics import ConfusionMatrix, Report
 from fullyconv.model import build_model
 from fullyconv.model_file import load_model, save_model
-from fullyconv.phase import Phase
+from fullyconv.phases import Phases
 from fullyconv.pictures import save_picture, validation_panel
 from fullyconv.progress import duration
 from fullyconv.run_folder import RunFolder
 from fullyconv.trackers import Trackers
-from fullyconv.trained_part import TrainedPart
-from fullyconv.transforms import PLAIN, View, make_views
+from fullyconv.transforms import PLAIN
 from fullyconv.upsample import predict_mask
 
 __all__ = ["Session", "TrainResult"]
-
-STEEPEST = 10.0
-"""Learning rate of a mean loss, with the momentum counted in, beyond which nothing is learned."""
 
 PANEL_ROWS = 4
 """Validation samples shown in validation.png."""
@@ -68,8 +62,8 @@ class TrainResult:
 class Session:
     """One training from its first line to its last: the parts that the loop needs, made once.
 
-    First the decoder learns from features that are computed once. Where the encoder is to be trained, a second
-    phase goes on from the best model of the first.
+    Of several processes (`fullyconv.processes`) each has one, and takes its share of the steps and of the val
+    split; only the first one writes.
     """
 
     def __init__(
@@ -82,7 +76,7 @@ class Session:
         trackers: Trackers,
     ) -> None:
         self.run, self.config, self.splits, self.trackers = run, config, splits, trackers
-        self.device = choose_device(config.device)
+        self.device = processes.own_device(choose_device(config.device))
         for note in splits["train"].notes:
             run.say(note)
         self.summaries = self._examined()
@@ -97,13 +91,8 @@ class Session:
         self.identity = json.loads(
             json.dumps({"config": asdict(config), "encoder": self.encoder_digest, "classes": self.table.to_json()})
         )
-        self.weights = self._class_weights(self.summaries["train"])
-        self.cache = cache
-        self.val_reader = FeatureReader(self.model.encoder, splits["val"], self.cache)
-        self.phases = [self._open_fixed] if config.epochs else []
-        self._refuse_steep_sum()
-        if config.train_encoder != "none":
-            self.phases.append(self._open_tuning)
+        self._refuse_unlike()
+        self.phases = Phases(config, self.model, splits, self.summaries, cache, run)
 
     def _start_from(self, path: Path) -> None:
         """Take over what fits of the decoder of another model."""
@@ -127,6 +116,19 @@ class Session:
                 self.run.say(f"WARNING: {str(finding).partition(': ')[2]}")
         return found.summaries
 
+    def _refuse_unlike(self) -> None:
+        """Refuse to train together with a process that was started for something else."""
+        ids = {name: [sample.id for sample in dataset] for name, dataset in self.splits.items()}
+        # What a machine may have of its own: its path to the class table, its threads.
+        own = {**self.identity["config"], "classes": None, "threads": None}
+        text = json.dumps([{**self.identity, "config": own}, ids])
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        if processes.text_of_first(digest) != digest:
+            raise UsageError(
+                f"process {processes.rank()} has other settings, samples or encoder weights than process 0",
+                hint="start the same command with the same data on each machine",
+            )
+
     def fit(self, state: dict[str, Any] | None) -> TrainResult:
         """Run the epochs that are left, then write curves, pictures and the last model."""
         history: list[dict[str, Any]] = []
@@ -137,11 +139,11 @@ class Session:
                     f"the checkpoint in {self.run.checkpoint} is of another run", hint="start a new run"
                 )
             history, first, begun = state["history"], state["phase"], state["begun"]
-        for number in range(first, len(self.phases)):
+        for number in range(first, len(self.phases.openers)):
             if number != first:
                 begun = len(history)
-                self.model.load_state_dict(load_model(self.run.best).state_dict())
-            self.phase = self.phases[number]()
+                self._take_best()
+            self.phase = self.phases.openers[number]()
             if state is not None and number == first:
                 self.phase.load(state["training"])
                 self.run.say(f"resuming after epoch {len(history) - begun} of {self.phase.epochs}")
@@ -162,7 +164,8 @@ class Session:
                 self.run.say(f"val mean IoU has not risen for {self.config.patience} epochs: stopping early")
                 break
             start = time.perf_counter()
-            seed_everything(self.config.seed, len(history) + 1)
+            # What else is drawn, such as dropout, has to differ between the shares of a step.
+            seed_everything(self.config.seed, len(history) + 1, *([processes.rank()] if processes.rank() else []))
             loss = self._solve() if self.config.instant else self._steps(epoch)
             trained = time.perf_counter() - start
             with self.phase.averaged():
@@ -177,6 +180,8 @@ class Session:
 
     def _checkpoint(self, history: list[dict[str, Any]], number: int, begun: int) -> None:
         """Keep what the next epoch needs; everything drawn at random follows from the seed and its number."""
+        if not processes.is_first():
+            return
         state = {
             "run": self.identity,
             "phase": number,
@@ -209,10 +214,15 @@ class Session:
         """Solve the decoder in closed form instead, keep the sums, and return the loss at the points."""
         drawn = cast(PointBatches, self.phase.batches)
         sums = model_sums(self.model, drawn.points, drawn.targets, drawn.shares)
-        sums.save(self.run.sums, overwrite=True)
+        # Integers: the shares of several processes add up to the same bits.
+        counts, shares, totals, gram = map(processes.total, (sums.counts, sums.shares, sums.totals, sums.gram))
+        sums = Sums(counts, shares, totals, gram, sums.basis)
+        if processes.is_first():
+            sums.save(self.run.sums, overwrite=True)
         fit_decoder(self.decoder.eval(), sums, balance=self.config.balance)
-        losses = [step_loss(self.decoder, batch, self.config.loss, self.weights) for batch in drawn.epoch(0)]
-        return float(torch.stack(losses).mean())
+        how = self.config.loss, self.phases.weights
+        losses = [step_loss(self.decoder, batch, *how) for batch in drawn.epoch(0)]
+        return float(processes.total(torch.stack(losses)).mean())
 
     def _say_epoch(self, row: Mapping[str, Any], epoch: int, trained: float) -> None:
         """Report an epoch of this phase in one line, and how long the rest of it will take."""
@@ -231,148 +241,21 @@ class Session:
         """Measure the val split at original label size."""
         self.model.eval()
         matrix = ConfusionMatrix(self.table.num_classes)
-        for prediction, target in self._predictions():
+        for prediction, target in self._predictions(processes.share(list(self.splits["val"]))):
             matrix.update(target, prediction)
-        return matrix.report(self.table.names)
+        return _merged(matrix).report(self.table.names)
 
     @torch.no_grad()
-    def _predictions(self) -> Iterator[tuple[Any, Any]]:
-        """Yield (prediction, target) of each val sample, from its cached features."""
-        val = self.splits["val"]
+    def _predictions(self, samples: Sequence[Sample]) -> Iterator[tuple[Any, Any]]:
+        """Yield (prediction, target) of each of some val samples, from its cached features."""
+        reader = self.phases.val_reader
         for sample, maps_of_sample in zip(
-            val, self.val_reader.all_maps((sample, PLAIN) for sample in val), strict=True
+            samples, reader.all_maps((sample, PLAIN) for sample in samples), strict=True
         ):
-            target = self.val_reader.target(sample)
+            target = reader.target(sample)
             features = [maps.to(self.device).float() for maps in maps_of_sample]
             logits = self.model.logits(features, target.shape)
             yield predict_mask(logits, self.decoder.output_stride, target.shape)[0].cpu().numpy(), target
-
-    def _open_fixed(self) -> Phase:
-        """Begin the training of the decoder on features of the fixed encoder."""
-        config, reader = self.config, FeatureReader(self.model.encoder, self.splits["train"], self.cache)
-        batches = self._feature_batches(reader, self.decoder, config.train_on, config.pixels)
-        return Phase(config, self.decoder, batches, self.weights, lr=config.lr, epochs=config.epochs)
-
-    def _open_tuning(self) -> Phase:
-        """Begin the training of layers of the encoder together with the decoder."""
-        config, dataset, encoder = self.config, self.splits["train"], self.model.encoder
-        stride = None if config.train_encoder == "all" else config.train_encoder
-        part = TrainedPart(
-            encoder,
-            self.decoder,
-            cast(int | None, stride),
-            live_statistics=config.live_statistics,
-            compiled=config.compile,
-        )
-        trained = sum(weight.numel() for weight in part.layers.parameters())
-        self.run.say(f"from now on {trained:,} weights of the encoder are trained, too")
-        batches: MapBatches | PointBatches | ImageBatches
-        if part.front is None:
-            batches = ImageBatches(
-                FeatureReader(encoder, dataset),
-                dataset,
-                list(self.summaries["train"].sizes),
-                mirror=config.mirror,
-                scales=cast(tuple[float, float], config.tune_scales or (1.0, 1.0)),
-                colours=config.tune_colours,
-                crop=config.crop,
-                batch=config.batch,
-                seed=config.seed,
-                steps=config.epoch_steps,
-            )
-        else:
-            batches = self._feature_batches(FeatureReader(part.front, dataset, self.cache), part, "maps", 0)
-        # Its features change from now on: no cache holds them.
-        self.val_reader = FeatureReader(encoder, self.splits["val"])
-        if "fine-tuned" not in encoder.network.weights_source:
-            encoder.network.weights_source += ", fine-tuned"
-        return Phase(config, part, batches, self.weights, lr=config.tune_lr, epochs=config.tune_epochs)
-
-    def _feature_batches(
-        self, reader: FeatureReader, part: Decoder, train_on: str, pixels: int
-    ) -> PointBatches | MapBatches:
-        """Read the features of the train split, and say what that costs and saves."""
-        config, dataset = self.config, self.splits["train"]
-        views = make_views(config.mirror, config.view_scales, config.colour_views)
-        self._switch_off_what_does_not_pay(reader, views, train_on)
-        start = time.perf_counter()
-        batches: PointBatches | MapBatches
-        if train_on == "points":
-            batches = PointBatches(
-                reader,
-                dataset,
-                views,
-                output_stride=part.output_stride,
-                count=pixels,
-                size=config.batch * pixels,
-                seed=config.seed,
-                progress=self.run,
-            )
-            kept = f"{len(batches.targets)} points"
-        else:
-            batches = MapBatches(
-                reader,
-                dataset,
-                views,
-                decoder=part,
-                sizes=list(self.summaries["train"].sizes),
-                crop=config.crop,
-                count=pixels,
-                batch=config.batch,
-                seed=config.seed,
-                steps=config.epoch_steps,
-            )
-            batches.read_ahead(self.run)
-            kept = "maps"
-        cost = duration(time.perf_counter() - start)
-        if reader.cache is not None or train_on == "points":
-            count = len(dataset) * len(views)
-            self.run.say(f"features of {count} views read once in {cost} ({kept}); every epoch saves as much")
-        else:
-            self.run.say("features are computed anew in every epoch")
-        if self.cache is not None and self.cache.failure:
-            self.run.say(f"feature cache off: {self.cache.failure}")
-        if self.cache is not None and self.cache.damaged:
-            self.run.say(f"feature cache: {self.cache.damaged} damaged entries were computed anew")
-        return batches
-
-    def _switch_off_what_does_not_pay(self, reader: FeatureReader, views: Sequence[View], train_on: str) -> None:
-        """Leave the cache out where it could not hold the maps that the run reads again and again."""
-        if self.cache is None:
-            return
-        sizes = list(self.summaries["val"].sizes)
-        if train_on == "maps":
-            sizes += [view.size(size) for size in self.summaries["train"].sizes for view in views]
-        needed = sum(reader.map_bytes(size) for size in sizes)
-        if needed > self.cache.limit:
-            self.run.say(
-                f"feature cache off: the maps of this run would take {needed / 1e9:.1f} GB, "
-                f"the cache may hold {self.cache.limit / 1e9:.1f} GB"
-            )
-            self.cache = reader.cache = self.val_reader.cache = None
-
-    def _refuse_steep_sum(self) -> None:
-        """Refuse rates with which a loss that is summed over the pixels of these images cannot be trained."""
-        config = self.config
-        if not config.summed_loss:
-            return
-        sizes = self.summaries["train"].sizes
-        pixels = sum(height * width for height, width in sizes) / len(sizes)
-        tuned = ("tune_lr", "encoder_lr") if config.train_encoder != "none" else ()
-        for name in (*(("lr",) if config.epochs else ()), *tuned):
-            rate = getattr(config, name)
-            if rate * pixels / (1 - config.momentum) > STEEPEST:
-                raise UsageError(
-                    f"{name} {rate:g} on a loss summed over the {pixels:.0f} pixels of an image is like "
-                    f"{rate * pixels:g} on their mean, with momentum {config.momentum:g}",
-                    hint=f"divide it by the pixels ({name} {rate / pixels:.1g}), or leave --summed-loss out",
-                )
-
-    def _class_weights(self, summary: DataSummary) -> Tensor | None:
-        if not self.config.balance:
-            return None
-        counts = torch.from_numpy(summary.pixel_counts)
-        return balanced_weights(counts, self.config.balance).to(self.device)
 
     def _exhausted(self, history: list[dict[str, Any]]) -> bool:
         if not history or not self.config.patience:
@@ -380,7 +263,14 @@ class Session:
         best = max(range(len(history)), key=lambda index: history[index]["mean_iou"])
         return len(history) - 1 - best >= self.config.patience
 
+    def _take_best(self) -> None:
+        """Go on from the best model, which the first process has: the others may be on machines of their own."""
+        best = load_model(self.run.best).to(self.device) if processes.is_first() else self.model
+        self.model.load_state_dict(processes.of_first(best.state_dict()))
+
     def _save(self, path: Path, history: list[dict[str, Any]]) -> None:
+        if not processes.is_first():
+            return
         last = history[-1]
         # No paths in a model file: the class table and the source of the weights are in it anyway.
         private = ("classes", "device", "encoder_weights")
@@ -401,20 +291,32 @@ class Session:
 
     def _finish(self, history: list[dict[str, Any]]) -> TrainResult:
         """Measure the best model once more and draw the pictures."""
-        self.model.load_state_dict(load_model(self.run.best).state_dict())
+        self._take_best()
         report = self._validate()
-        save_picture(curves(history), self.run.path / "curves.png")
-        save_picture(self._panel(), self.run.path / "validation.png")
+        if processes.is_first():
+            save_picture(curves(history), self.run.path / "curves.png")
+            save_picture(self._panel(), self.run.path / "validation.png")
         self.trackers.finish([self.run.path / "curves.png", self.run.path / "validation.png"])
         return TrainResult(self.run.path, self.run.best, report, history)
 
     def _panel(self) -> Any:
         """Draw a few validation samples, spread over the split: image, target, prediction, overlay."""
         val = self.splits["val"]
-        chosen = {round(index * (len(val) - 1) / max(1, PANEL_ROWS - 1)) for index in range(PANEL_ROWS)}
+        places = {round(index * (len(val) - 1) / max(1, PANEL_ROWS - 1)) for index in range(PANEL_ROWS)}
+        chosen = [val[place] for place in sorted(places)]
         rows = [
-            (shown(self.val_reader.image(val[index])), target, prediction)
-            for index, (prediction, target) in enumerate(self._predictions())
-            if index in chosen
+            (shown(self.phases.val_reader.image(sample)), target, prediction)
+            for sample, (prediction, target) in zip(chosen, self._predictions(chosen), strict=True)
         ]
         return validation_panel(rows, self.table)
+
+
+def _merged(matrix: ConfusionMatrix) -> ConfusionMatrix:
+    """Put together what all processes have counted: every number is that of one process."""
+    whole = ConfusionMatrix(matrix.num_classes)
+    whole.counts = processes.total(torch.from_numpy(matrix.counts)).numpy()
+    whole.image_ious = processes.gathered(torch.tensor(matrix.image_ious, dtype=torch.float64)).tolist()
+    whole.images, whole.ignored_pixels = processes.total(
+        torch.tensor([matrix.images, matrix.ignored_pixels])
+    ).tolist()
+    return whole

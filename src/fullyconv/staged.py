@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fullyconv import processes
 from fullyconv.atomic import atomic_path
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
+from fullyconv.device import choose_device
 from fullyconv.errors import UsageError
 from fullyconv.progress import Progress, Silent
 from fullyconv.settings import write_config
@@ -57,20 +59,22 @@ def train_staged(
         raise UsageError(
             f"stages are those of the paper's FCN, got decoder {config.decoder}", hint="add --decoder fcn"
         )
-    progress = progress or Silent()
     out = Path(out)
-    if not resume:
-        _begin(out, config)
     results: dict[int, TrainResult] = {}
     before: Path | None = None
-    for stride in (step for step in STRIDES if step >= config.stride):
-        folder = out / f"{stride}s"
-        progress.say(f"stage FCN-{stride}s, in {folder}")
-        stage = replace(config, stride=stride) if before is None else _later(config, stride, before)
-        begun = resume and (folder / "config.toml").exists()
-        start = None if begun else before
-        results[stride] = train(data, folder, stage, resume=begun, start_from=start, progress=progress, **options)
-        before = results[stride].model
+    with processes.joined(choose_device(config.device)):
+        progress = progress if progress and processes.is_first() else Silent()
+        if not resume and processes.is_first():
+            _begin(out, config)
+        for stride in (step for step in STRIDES if step >= config.stride):
+            folder = out / f"{stride}s"
+            progress.say(f"stage FCN-{stride}s, in {folder}")
+            stage = replace(config, stride=stride) if before is None else _later(config, stride, before)
+            # As the first process finds it: for the others it may have begun the stage already.
+            begun = resume and bool(processes.text_of_first("begun" * (folder / "config.toml").exists()))
+            how = {"resume": begun, "start_from": None if begun else before, "progress": progress, **options}
+            results[stride] = train(data, folder, stage, **how)
+            before = results[stride].model
     return results
 
 

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from fullyconv.checkpoint import load_newest
+from fullyconv import processes
+from fullyconv.checkpoint import load_newest, of_first
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
-from fullyconv.device import set_threads
+from fullyconv.device import choose_device, set_threads
 from fullyconv.encoders import fetch_pretrained
 from fullyconv.errors import DataError, UsageError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.progress import Progress, Silent
-from fullyconv.run_folder import RunFolder
+from fullyconv.run_folder import Follower, RunFolder
 from fullyconv.session import Session, TrainResult
 from fullyconv.trackers import Tracker, Trackers
 
@@ -34,6 +35,9 @@ def train(
     trackers: Sequence[Tracker] = (),
 ) -> TrainResult:
     """Train an FCN on a data set's train split and keep the best epoch on its val split.
+
+    Where `torchrun` has started several processes (`fullyconv.processes`), each has to call this alike: they train
+    one model, which the first one writes. All of them get the same report.
 
     Args:
         data: Opened with the same `ignore` and `classes` as the settings say; split by `config.val_fraction`
@@ -56,25 +60,30 @@ def train(
     """
     if config.instant and start_from is not None:
         raise UsageError("the closed form starts from nothing, got a model to start from", hint="leave --from out")
-    run = RunFolder(Path(out), resume=resume, progress=progress or Silent())
-    set_threads(config.threads)
-    if use_cache and cache is None:
-        cache = FeatureCache()
-    with run.held(resumed=resume):
-        splits = _splits(data, config, run if resume else None)
-        if config.encoder_weights == "pretrained":
-            # Before there is anything to resume: after Ctrl-C the same command goes on with the download.
-            fetch_pretrained(config.encoder, offline=offline, progress=run)
-        if not resume:
-            run.write_start(config, splits)
-        state = load_newest(run.checkpoint, report=run.say) if resume else None
-        followed = Trackers(trackers, run.say)
-        followed.start(run.path, json.loads(json.dumps(asdict(config))), len(state["history"]) if state else 0)
-        try:
-            return Session(run, config, splits, cache if use_cache else None, start_from, followed).fit(state)
-        except BaseException:
-            followed.stop()
-            raise
+    with processes.joined(choose_device(config.device)):
+        first = processes.is_first()
+        say = progress or Silent()
+        run = RunFolder(Path(out), resume=resume, progress=say) if first else Follower(Path(out))
+        set_threads(config.threads)
+        if use_cache and cache is None:
+            cache = FeatureCache()
+        with run.held(resumed=resume):
+            splits = _splits(data, config, run if resume and first else None)
+            if config.encoder_weights == "pretrained":
+                # Before there is anything to resume: after Ctrl-C the same command goes on with the download.
+                with processes.one_after_another():
+                    fetch_pretrained(config.encoder, offline=offline, progress=run)
+            if not resume:
+                run.write_start(config, splits)
+            state = of_first(load_newest(run.checkpoint, report=run.say) if first else None) if resume else None
+            followed = Trackers(trackers if first else (), run.say)
+            followed.start(run.path, json.loads(json.dumps(asdict(config))), len(state["history"]) if state else 0)
+            try:
+                session = Session(run, config, splits, cache if use_cache else None, start_from, followed)
+                return session.fit(state)
+            except BaseException:
+                followed.stop()
+                raise
 
 
 def _splits(data: Dataset, config: TrainConfig, resumed: RunFolder | None) -> dict[str, Dataset]:

@@ -258,10 +258,11 @@ def pixel_logits(logits: Logits, output_stride: int, rows: Tensor, columns: Tens
     left, right, along = _corners(columns, output_stride, width)
     table = logits.permute(0, 2, 3, 1).reshape(-1, classes)
     image = torch.arange(count, device=logits.device)[:, None] * (height * width)
+    shape = (*rows.shape, classes)
 
     def read(row: Tensor, column: Tensor) -> Tensor:
         cells = (image + row * width + column).flatten()
-        return table.index_select(0, cells).view(count, -1, classes)
+        return table.index_select(0, cells).view(shape)
 
     down, along = down.to(logits.dtype)[..., None], along.to(logits.dtype)[..., None]
     top = read(upper, left) * (1 - along) + read(upper, right) * along

@@ -45,9 +45,11 @@ def train(
     **options: Any,
 ) -> None:
     """Train a model on a folder of images and masks."""
+    from fullyconv import processes
     from fullyconv.dataset import Dataset
+    from fullyconv.device import choose_device
     from fullyconv.model import image_form_of
-    from fullyconv.progress import Console, duration
+    from fullyconv.progress import Console, Progress, Silent, duration
     from fullyconv.run_folder import next_run_folder
     from fullyconv.staged import train_staged
     from fullyconv.trackers import open_trackers
@@ -59,22 +61,27 @@ def train(
     elsewhere = {"recipe": recipe != "default", "from": start_from is not None}
     values, source = run_settings(TrainConfig, options, config, folder, resume, **elsewhere)
     settings = config_from_mapping(values, base=recipe, source=source)
-    console = Console()
-    if settings.encoder_weights == "none":
-        console.say(f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks")
-    form = image_form_of(settings)
-    dataset = Dataset.open(data, classes=settings.classes, ignore=settings.ignore, image_form=form)
-    started: dict[str, Any] = {"resume": resume, "use_cache": cache, "offline": offline, "progress": console}
-    if staged:
-        if start_from is not None or track:
-            raise UsageError("--staged takes neither --from nor --track", hint="train the stages one by one")
-        stages = train_staged(dataset, folder, settings, **started)
-        result = stages[min(stages)]
-        for stride, stage in stages.items():
-            took = duration(sum(row["seconds"] for row in stage.history))
-            console.say(f"FCN-{stride}s  val mean IoU {stage.report.mean_iou:.4f}  ({took} of epochs)")
-    else:
-        trackers = open_trackers(track or ())
-        result = run_training(dataset, folder, settings, start_from=start_from, trackers=trackers, **started)
+    if staged and (start_from is not None or track):
+        raise UsageError("--staged takes neither --from nor --track", hint="train the stages one by one")
+    with processes.joined(choose_device(settings.device)):
+        if out is None and processes.several():
+            raise UsageError("several processes need the same run folder", hint="give it with -o RUN")
+        console: Progress = Console() if processes.is_first() else Silent()
+        if settings.encoder_weights == "none":
+            console.say(
+                f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks"
+            )
+        form = image_form_of(settings)
+        dataset = Dataset.open(data, classes=settings.classes, ignore=settings.ignore, image_form=form)
+        started: dict[str, Any] = {"resume": resume, "use_cache": cache, "offline": offline, "progress": console}
+        if staged:
+            stages = train_staged(dataset, folder, settings, **started)
+            result = stages[min(stages)]
+            for stride, stage in stages.items():
+                took = duration(sum(row["seconds"] for row in stage.history))
+                console.say(f"FCN-{stride}s  val mean IoU {stage.report.mean_iou:.4f}  ({took} of epochs)")
+        else:
+            trackers = open_trackers(track or ())
+            result = run_training(dataset, folder, settings, start_from=start_from, trackers=trackers, **started)
     console.say(f"best val mean IoU {result.report.mean_iou:.4f}; the model is {result.model}")
     console.say(f"next: fullyconv predict {result.model} IMAGES -o masks")

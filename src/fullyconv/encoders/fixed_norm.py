@@ -4,6 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fullyconv import processes
+from fullyconv.batch_statistics import normalised
+
 __all__ = ["FixedNorm", "fold"]
 
 
@@ -48,6 +51,8 @@ class FixedNorm(nn.Module):
         """Normalise N x K x h x w."""
         statistics = self.running_mean, self.running_var
         learned = self.weight, self.bias
+        if self.training and processes.several():
+            return normalised(maps, *statistics, *learned, MOMENTUM, self.epsilon)
         return functional.batch_norm(maps, *statistics, *learned, self.training, MOMENTUM, self.epsilon)
 
 
