@@ -49,7 +49,7 @@ def train(
     from fullyconv.dataset import Dataset
     from fullyconv.device import choose_device
     from fullyconv.model import image_form_of
-    from fullyconv.progress import Console, Progress, Silent, duration
+    from fullyconv.progress import Console, Progress, Silent
     from fullyconv.run_folder import next_run_folder
     from fullyconv.staged import train_staged
     from fullyconv.trackers import open_trackers
@@ -68,9 +68,7 @@ def train(
             raise UsageError("several processes need the same run folder", hint="give it with -o RUN")
         console: Progress = Console() if processes.is_first() else Silent()
         if settings.encoder_weights == "none":
-            console.say(
-                f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks"
-            )
+            console.say(f"WARNING: encoder {settings.encoder} is RANDOM (weights none): expect poor masks")
         form = image_form_of(settings)
         dataset = Dataset.open(data, classes=settings.classes, ignore=settings.ignore, image_form=form)
         started: dict[str, Any] = {"resume": resume, "use_cache": cache, "offline": offline, "progress": console}
@@ -78,8 +76,7 @@ def train(
             stages = train_staged(dataset, folder, settings, **started)
             result = stages[min(stages)]
             for stride, stage in stages.items():
-                took = duration(sum(row["seconds"] for row in stage.history))
-                console.say(f"FCN-{stride}s  val mean IoU {stage.report.mean_iou:.4f}  ({took} of epochs)")
+                console.say(f"FCN-{stride}s  val mean IoU {stage.report.mean_iou:.4f}")
         else:
             trackers = open_trackers(track or ())
             result = run_training(dataset, folder, settings, start_from=start_from, trackers=trackers, **started)
