@@ -157,7 +157,6 @@ def test_a_wrong_mask_ends_both_processes_with_the_message_and_the_code_of_one(t
     assert started.returncode == 1
     assert [line for line in said.splitlines() if line.startswith("error: ") and "0001.png" in line]
     assert "exitcode  : 2" in said
-    assert 'in <module>\n    main()\n  File "/' not in said.partition("ChildFailedError")[2]
     assert not list((tmp_path / "run").iterdir())
 
 
@@ -180,11 +179,10 @@ def test_where_one_process_is_killed_the_other_ends_and_the_run_can_be_resumed(r
                 workers[int(next(v for v in variables if v.startswith("RANK="))[5:])] = worker
     os.kill(workers[rank], signal.SIGKILL)
     _, said = started.communicate(timeout=25)
-    assert "Traceback" not in said.partition('Traceback (most recent call last):\n  File "<frozen')[0]
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers.values())
     with RunLock(tmp_path / "run"):
         assert load_newest(tmp_path / "run/checkpoint")["history"]
-    print(said)
+    assert "error: another process of this training has ended" in said
 
 
 def test_without_torchrun_nothing_is_joined():
@@ -248,6 +246,12 @@ def test_several_processes_need_processors_or_a_gpu_each(alone, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UsageError, match="got cuda:1 of 2"), processes.joined(torch.device("cuda:1")):
         pass
+
+
+def test_a_process_with_other_settings_than_the_first_is_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "text_of_first", lambda text: "that of another run")
+    with pytest.raises(UsageError, match="process 0 has other settings, samples or encoder weights"):
+        train(Dataset.open(data), tmp_path / "run", recipe(**POINTS), use_cache=False)
 
 
 def test_pretraining_is_for_one_process(alone, monkeypatch, tmp_path):

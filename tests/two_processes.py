@@ -1,4 +1,4 @@
-"""What test_processes.py starts by torchrun: each process trains the runs of a JSON file and says what it found."""
+"""What test_processes.py starts by torchrun: each process trains the runs of a plan and says what it found."""
 
 import contextlib
 import json

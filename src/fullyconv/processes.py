@@ -101,7 +101,7 @@ def _open(backend: str) -> None:
     if not _stores:
         _stores.append(next(rendezvous("env://", timeout=LONGEST))[0])
     # Each training finds the others under names of its own: those of the one before are of closed connections.
-    _stores.append(dist.PrefixStore(f"training {len(_stores)}", _stores[0]))
+    _stores.append(dist.PrefixStore(f"training {len(_stores)}", _stores[0]))  # type: ignore[attr-defined]
     own, of = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group(backend, store=_stores[-1], timeout=LONGEST, rank=own, world_size=of)
 
