@@ -13,6 +13,7 @@ from released import PlainAlexNet, make_narrow, parity
 from torch import nn
 
 from fullyconv.class_table import ClassTable
+from fullyconv.decoder import take_over
 from fullyconv.decoders import build_decoder
 from fullyconv.decoders.fcn import berkeley_sizes
 from fullyconv.diagrams import draw
@@ -257,6 +258,14 @@ def test_parts_of_different_size_policies_do_not_go_together():
             UsageError, match="decoder fcn reads features of the size policy pad-to-stride, encoder vg"
         ):
             FCN(encoder, decoder, table)
+
+
+def test_training_starts_from_what_fits_of_an_imported_decoder():
+    model = built("8s")
+    specs = Encoder(bare_network("vgg16"), (8, 16, 32)).specs
+    learner = build_decoder("fcn", specs, 2, width=3, fc=True, upsampling="learned")
+    assert take_over(learner, model.decoder) == (13, 13)
+    assert torch.equal(learner.fc6.weight, model.decoder.fc6.weight)
 
 
 def test_their_features_are_neither_cached_nor_trained_on():

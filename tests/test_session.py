@@ -13,6 +13,7 @@ from fullyconv.encoders import build_network
 from fullyconv.errors import UsageError
 from fullyconv.evaluate import evaluate
 from fullyconv.feature_cache import FeatureCache
+from fullyconv.model import describe
 from fullyconv.model_file import load_model, read_description
 from fullyconv.predict import Predictor
 from fullyconv.progress import Silent
@@ -68,6 +69,7 @@ def test_the_encoder_is_trained_after_the_decoder(tuned, data, tmp_path):
     assert changed == {name for name in last if "running" not in name}
     description = read_description(tuned.run / "last.safetensors")
     assert description["encoder"]["weights_source"].endswith(", fine-tuned")
+    assert "encoder (tuned)" in describe(description)
     assert "from now on 2,958,848 weights of the encoder are trained" in (tuned.run / "log.txt").read_text()
     report = evaluate(Predictor(tuned.model), data.split("val"))
     assert report.mean_iou == pytest.approx(tuned.report.mean_iou, abs=0.01)

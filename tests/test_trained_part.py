@@ -138,3 +138,20 @@ def test_a_network_that_does_not_say_its_parts_is_trained_as_a_whole(monkeypatch
     monkeypatch.setattr(type(model.encoder.network), "parts", lambda self: ())
     with pytest.raises(UsageError, match="can only be trained as a whole, got train_encoder 16"):
         TrainedPart(model.encoder, model.decoder, 16)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own, while it compiles
+@pytest.mark.parametrize("from_stride", [None, 16])
+def test_compiled_layers_give_the_logits_and_gradients_of_plain_ones(from_stride):
+    results = []
+    for compiled in (False, True):
+        model = tiny()
+        part = TrainedPart(model.encoder, model.decoder, from_stride, compiled=compiled).train()
+        logits = part(given_to(part), (70, 90))
+        logits.square().mean().backward()
+        results.append(
+            [logits.detach(), *(weight.grad for weight in part.parameters() if weight.grad is not None)]
+        )
+    for plain, compiled in zip(*results, strict=True):
+        assert torch.allclose(plain, compiled, rtol=1e-3, atol=1e-6)  # some gradients are 0 but for rounding

@@ -24,7 +24,10 @@ from fullyconv.shapes import Features, Images, Logits, Size
 from fullyconv.tiles import Halo
 from fullyconv.upsample import upsample_logits
 
-__all__ = ["FCN", "build_model", "describe", "image_form_of"]
+__all__ = ["FCN", "FINE_TUNED", "build_model", "describe", "image_form_of"]
+
+FINE_TUNED = ", fine-tuned"
+"""How the source of weights ends that were trained further (`fullyconv train --train-encoder`)."""
 
 
 class FCN(nn.Module):
@@ -261,10 +264,11 @@ def describe(description: Mapping[str, Any]) -> str:
         for field, stride in zip(encoder["receptive_fields"], encoder["strides"], strict=True)
     )
     classes = ", ".join(f"{entry['name']} ({entry['value']})" for entry in table["classes"])
+    state = "encoder (tuned)" if encoder["weights_source"].endswith(FINE_TUNED) else "encoder (fixed)"
     lines = [
         f"classes          {classes}",
         f"ignored values   {', '.join(map(str, table['ignored'])) or 'none'} (and 255)",
-        f"encoder (fixed)  {encoder['name']}, weights: {encoder['weights_source']} ({encoder['weights_licence']})",
+        f"{state:17}{encoder['name']}, weights: {encoder['weights_source']} ({encoder['weights_licence']})",
         f"images           {ImageForm.from_json(encoder.get('image_form'))}",
         f"features         image scales {scales}; receptive fields: {fields}",
         f"decoder          {decoder['name']}: {settings}",

@@ -23,7 +23,7 @@ from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
 from fullyconv.image_batches import ImageBatches
 from fullyconv.losses import balanced_weights
-from fullyconv.model import FCN
+from fullyconv.model import FCN, FINE_TUNED
 from fullyconv.phase import Phase
 from fullyconv.progress import Progress, duration
 from fullyconv.trained_part import TrainedPart
@@ -116,8 +116,8 @@ class Phases:
             batches = self._feature_batches(FeatureReader(part.front, dataset, self.cache), part, "maps", 0)
         # Its features change from now on: no cache holds them.
         self.val_reader = FeatureReader(encoder, self.splits["val"])
-        if "fine-tuned" not in encoder.network.weights_source:
-            encoder.network.weights_source += ", fine-tuned"
+        if not encoder.network.weights_source.endswith(FINE_TUNED):
+            encoder.network.weights_source += FINE_TUNED
         return Phase(config, part, batches, self.weights, lr=config.tune_lr, epochs=config.tune_epochs)
 
     def _feature_batches(

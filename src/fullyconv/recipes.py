@@ -29,6 +29,7 @@ OTHER_STRIDES = {"d2l": None, "torchvision": None, "cae": 4}
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
     "fast": {"scales": (1.0,), "hidden": 32, "dropout": 0.0, "batch": 8, "epochs": 6, "steps": 300},
+    "tuned": {"train_encoder": "all", "tune_epochs": 24, "ema": 0.995, "clip": 5.0, "crop": 320},
     "lecture-exact": {
         **MAPS_USUAL,
         "encoder": "vgg16",

@@ -26,11 +26,21 @@ def import_(
         ),
     ] = None,
 ) -> None:
-    """Turn weights that others published into a model file, every tensor checked by name and shape."""
-    from fullyconv.importers import import_model
+    """Turn weights that others published into a model file, or an encoder's into a file for --encoder-weights.
+
+    Every tensor is checked by name and shape.
+    """
+    from fullyconv.importers import import_encoder, import_model
+    from fullyconv.importers.encoders import save_encoder
     from fullyconv.model import describe
     from fullyconv.model_file import read_description, save_model
 
     path = out or Path(f"{Path(weights.name.removesuffix('.tar')).stem}.safetensors")
+    if at_once is None and (found := import_encoder(weights)):
+        encoder, tensors = found
+        save_encoder(tensors, path)
+        sys.stdout.write(f"the encoder {encoder}, without classes: {len(tensors)} tensors\n{path}\n")
+        sys.stdout.write(f"next: fullyconv train DATA --encoder {encoder} --encoder-weights {path}\n")
+        return
     save_model(import_model(weights, at_once=at_once), path, overwrite=False)
     sys.stdout.write(f"{describe(read_description(path))}\n{path}\n")

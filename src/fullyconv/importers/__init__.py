@@ -5,10 +5,11 @@ from pathlib import Path
 
 from fullyconv.errors import WeightsError, show_path
 from fullyconv.importers import caffe, pytorch_fcn, torchvision
+from fullyconv.importers.encoders import ImportedEncoder, find_encoder
 from fullyconv.model import FCN
 from fullyconv.weights import CHECKPOINT_SUFFIXES, Weights, load_weights
 
-__all__ = ["SOURCES", "import_model"]
+__all__ = ["SOURCES", "import_encoder", "import_model"]
 
 SOURCES: Mapping[str, tuple[Callable[[Weights], bool], Callable[[Weights, bool | None], FCN]]] = {
     "Caffe": (caffe.is_ours, caffe.build),
@@ -35,11 +36,7 @@ def import_model(path: str | Path, *, at_once: bool | None = None) -> FCN:
         WeightsError: The file is missing or damaged, of no source that is known, or lacks tensors or has others.
         UsageError: `at_once` for another network.
     """
-    path = Path(path)
-    if not path.name.endswith(SUFFIXES) or not path.is_file():
-        what = "a file of another kind" if path.is_file() else "nothing there"
-        raise WeightsError(f"{show_path(path)}: expected a {', '.join(SUFFIXES)} file, got {what}")
-    weights = caffe.read(path) if path.suffix == caffe.SUFFIX else load_weights(path, checkpoints=True)
+    weights = _read(Path(path))
     for is_ours, build in SOURCES.values():
         if is_ours(weights):
             return build(weights, at_once).eval()
@@ -48,3 +45,27 @@ def import_model(path: str | Path, *, at_once: bool | None = None) -> FCN:
         f"{weights.file} holds no weights of a whole network that is known here, its tensors begin with {first}",
         hint=f"known are those of {', '.join(SOURCES)}; weights of an encoder alone are for --encoder-weights",
     )
+
+
+def import_encoder(path: str | Path) -> ImportedEncoder | None:
+    """Find the encoder whose weights somebody published, alone or in a model of segmentation_models.pytorch.
+
+    Args:
+        path: As for `import_model`.
+
+    Returns:
+        Its name, and its tensors as `--encoder-weights` reads them; None where it is no encoder's that is known.
+
+    Raises:
+        WeightsError: The file is missing or damaged.
+    """
+    weights = _read(Path(path))
+    return None if any(is_ours(weights) for is_ours, _ in SOURCES.values()) else find_encoder(weights)
+
+
+def _read(path: Path) -> Weights:
+    """Read the tensors of a file."""
+    if not path.name.endswith(SUFFIXES) or not path.is_file():
+        what = "a file of another kind" if path.is_file() else "nothing there"
+        raise WeightsError(f"{show_path(path)}: expected a {', '.join(SUFFIXES)} file, got {what}")
+    return caffe.read(path) if path.suffix == caffe.SUFFIX else load_weights(path, checkpoints=True)
