@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -65,9 +66,9 @@ def alone(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", str(port))
 
 
-def torchrun(*words, folder):
-    """Start two processes; returns what torchrun runs as."""
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *map(str, words)]
+def torchrun(*words, folder, processes=("--standalone", "--nproc-per-node", "2")):
+    """Start processes, two if nothing else is said; returns what torchrun runs as."""
+    words = ["-m", "torch.distributed.run", *processes, *map(str, words)]
     environment = {**os.environ, "FULLYCONV_CACHE": str(folder / "cache")}
     environment.pop("OMP_NUM_THREADS", None)
     return subprocess.Popen(
@@ -144,6 +145,42 @@ def test_a_resumed_run_of_two_processes_ends_in_the_bits_of_an_uninterrupted_one
     train_by_two(data, tmp_path, whole, {**whole, **cut, **interrupted}, {**whole, **cut, **resumed})
     for name in ("best.safetensors", "last.safetensors"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_two_machines_need_no_folder_in_common(data, tmp_path, monkeypatch):
+    settings = {**RUNS["encoder"], "accumulate": 1, "clip": 0.0, "ema": 0.0}
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if name != "scales"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nodes = ["--nnodes", "2", "--master-addr", "127.0.0.1", "--master-port", str(free.getsockname()[1])]
+    machines = []
+    for rank in (0, 1):
+        folder = tmp_path / str(rank)
+        shutil.copytree(data, folder / "data")
+        start = [
+            "--node-rank",
+            str(rank),
+            "-m",
+            "fullyconv",
+            "train",
+            "data",
+            "-o",
+            "run",
+            "--scales",
+            "1",
+            *words,
+        ]
+        monkeypatch.chdir(folder)
+        machines.append(torchrun(*start, folder=folder, processes=("--nproc-per-node", "1", *nodes)))
+    for started in machines:
+        _, said = started.communicate(timeout=100)
+        assert started.returncode == 0, said
+    assert not (tmp_path / "1" / "run").exists()
+    first, second = ({path.name for path in (tmp_path / name / "cache").rglob("*")} for name in "01")
+    assert {len(name) for name in first & second} <= {2, len("features")}  # folders, no entries
+    one = train(Dataset.open(data), tmp_path / "one", recipe(**settings), use_cache=False)
+    assert_equal_but_for_rounding(tmp_path / "0/run/last.safetensors", one.run / "last.safetensors")
 
 
 @pytest.mark.slow
