@@ -13,7 +13,7 @@ from fullyconv.config import config_from_mapping, recipe
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.errors import UsageError
 from fullyconv.progress import Silent
-from fullyconv.run_folder import RunFolder, next_run_folder
+from fullyconv.run_folder import Follower, RunFolder, next_run_folder
 from fullyconv.settings import read_config
 
 
@@ -189,3 +189,15 @@ def test_settings_of_a_changed_recipe_come_back_too(tmp_path):
     config = replace(recipe(), classes="sky,road", threads=2)
     run.write_start(config, {"train": dataset("a")})
     assert config_from_mapping(read_config(tmp_path / "config.toml")) == config
+
+
+def test_a_follower_says_and_writes_nothing(tmp_path):
+    run = Follower(tmp_path / "run")
+    with run.held(resumed=False), run.track("epoch 1", 2) as tick:
+        tick()
+        run.say("a line")
+        run.write_start(recipe(), {"train": []})
+        run.write_metrics([{"epoch": 1}])
+        run.discard()
+    assert run.best == tmp_path / "run" / "best.safetensors"
+    assert not list(tmp_path.iterdir())

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from fullyconv.errors import TrainingError, UsageError
 
@@ -52,6 +53,9 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 _groups: list[Any] = []
 """The group of the training that runs; empty without one."""
 
+_stores: list[Any] = []
+"""Where processes find each other: that of all, then one for each training so far."""
+
 
 def _started() -> bool:
     return all(name in os.environ for name in _VARIABLES)
@@ -79,7 +83,7 @@ def joined(device: torch.device) -> Iterator[None]:
         if theirs:
             _groups.append(dist.new_group(backend=backend, timeout=LONGEST))
         else:
-            _collective(dist.init_process_group, backend, timeout=LONGEST)
+            _collective(_open, backend)
             _groups.append(dist.group.WORLD)
     clean = False
     try:
@@ -91,6 +95,15 @@ def joined(device: torch.device) -> Iterator[None]:
         # Where a process has died, closing NCCL would wait for it: this one is about to end, too.
         if clean or device.type != "cuda":
             dist.destroy_process_group(group if theirs else None)
+
+
+def _open(backend: str) -> None:
+    if not _stores:
+        _stores.append(next(rendezvous("env://", timeout=LONGEST))[0])
+    # Each training finds the others under names of its own: those of the one before are of closed connections.
+    _stores.append(dist.PrefixStore(f"training {len(_stores)}", _stores[0]))  # type: ignore[attr-defined]
+    own, of = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(backend, store=_stores[-1], timeout=LONGEST, rank=own, world_size=of)
 
 
 @contextlib.contextmanager
