@@ -25,6 +25,18 @@ from fullyconv.errors import UsageError
         ({"instant": True, "decoder": "fcn"}, r"instant needs decoder practical, got fcn \(leave --decoder out"),
         ({"instant": True, "train_on": "maps"}, "instant needs train_on points, got maps"),
         ({"decoder": "lecture", "stride": 16}, r"decoder lecture needs stride 8, got 16 \(leave --stride out\)"),
+        (
+            {"epochs": 0, "train_encoder": "all", "lr": 1e-4},
+            r"lr is of epochs with the fixed encoder, got 0.0001 with epochs 0 \(set tune_lr and encoder",
+        ),
+        (
+            {"epochs": 0, "train_encoder": "all", "colour_views": 1},
+            "colour_views is of epochs with the fixed encoder, got 1",
+        ),
+        (
+            {"summed_loss": True, "optimizer": "sgd", "loss": "dice", "train_on": "maps", "pixels": 0},
+            "loss dice is no sum over pixels",
+        ),
         ({"epochs": 0}, r"epochs 0 trains nothing \(add --train-encoder all"),
         (
             {"summed_loss": True, "optimizer": "sgd"},

@@ -11,7 +11,7 @@ from tiny_adapted import HF, hf_folder, needs_hf
 
 from fullyconv.class_table import ClassTable
 from fullyconv.encoders import bare_network, build_network, fetch_pretrained
-from fullyconv.encoders.transformers import rebuild
+from fullyconv.encoders.transformers import _form_of, rebuild
 from fullyconv.errors import ModelFileError, UsageError, WeightsError
 from fullyconv.model import FCN
 from fullyconv.model_file import load_model, read_description, save_model
@@ -93,6 +93,15 @@ def test_only_safetensors_are_read_and_no_code(tmp_path):
     (folder / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": evil}))
     with pytest.raises(WeightsError, match="the settings of folder resnet cannot be read"):
         build_network(f"hf:{folder}", "none")
+
+
+def test_a_description_names_no_code_to_compute_with():
+    named = {"_attn_implementation": "org/kernel", "experts_implementation": "org/other", "hidden_size": 8}
+    nested = {**named, "vision_config": {**named, "layers": [{"attn_implementation": "org/kernel", "kind": 1}]}}
+    assert _form_of(nested) == {
+        "hidden_size": 8,
+        "vision_config": {"hidden_size": 8, "layers": [{"kind": 1}]},
+    }
 
 
 def test_what_is_missing_is_said(tmp_path):

@@ -1,5 +1,7 @@
 """Encoders of others as weights files: found by their tensors, the same features as where they came from."""
 
+import hashlib
+
 import pytest
 import torch
 from command_line import answer
@@ -7,6 +9,8 @@ from oracles import import_torchvision, random_reference
 from torch.nn import functional
 
 from fullyconv.encoders import ENCODER_NAMES, build_network
+from fullyconv.encoders.vgg import VGG16
+from fullyconv.errors import WeightsError
 from fullyconv.importers import import_encoder
 
 
@@ -80,3 +84,28 @@ def test_other_tensors_are_no_encoder(tmp_path, monkeypatch):
     said = answer(monkeypatch, "import", tmp_path / "other.pth")
     assert said.returncode == 2
     assert "no weights of a whole network that is known here" in said.stderr
+
+
+def test_a_file_that_is_named_after_its_digest_can_be_read_when_it_is_imported(tmp_path, monkeypatch):
+    torch.save(build_network("resnet18", "none").state_dict(), tmp_path / "w.pth")
+    digest = hashlib.sha256((tmp_path / "w.pth").read_bytes()).hexdigest()[:8]
+    (tmp_path / "w.pth").rename(tmp_path / f"resnet18-{digest}.pth")
+    monkeypatch.chdir(tmp_path)
+    assert answer(monkeypatch, "import", f"resnet18-{digest}.pth").returncode == 0
+    build_network("resnet18", "resnet18.safetensors")
+    again = answer(monkeypatch, "import", f"resnet18-{digest}.pth")
+    assert again.returncode == 2
+    assert "resnet18.safetensors" in again.stderr
+
+
+def test_weights_that_want_other_images_are_refused(tmp_path, monkeypatch):
+    torch.save(build_network("vgg16", "none").state_dict(), tmp_path / "vgg16.pth")
+    digest = hashlib.sha256((tmp_path / "vgg16.pth").read_bytes()).hexdigest()[:8]
+    monkeypatch.setattr(VGG16, "misfits", ((digest, "it wants BGR"),))
+    with pytest.raises(WeightsError, match="it wants BGR"):
+        import_encoder(tmp_path / "vgg16.pth")
+
+
+def test_no_tensors_are_no_encoder(tmp_path):
+    torch.save({}, tmp_path / "empty.pth")
+    assert import_encoder(tmp_path / "empty.pth") is None

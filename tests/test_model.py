@@ -10,7 +10,7 @@ from tiny_networks import make_thin
 from fullyconv.class_table import ClassTable
 from fullyconv.config import recipe
 from fullyconv.encoders import build_network, vgg
-from fullyconv.errors import UsageError
+from fullyconv.errors import UsageError, WeightsError
 from fullyconv.model import FCN, build_model, describe
 from fullyconv.model_file import save_model
 
@@ -95,6 +95,13 @@ def test_fc6_and_fc7_start_from_the_classifier_that_vgg16_was(tmp_path, monkeypa
     model = build_model(config, ClassTable.from_values(range(3)))
     assert (model.decoder.fc6.weight == 0.5).all()
     assert (model.decoder.fc7.bias == 0.25).all()
+    torch.save(network.state_dict(), tmp_path / "features.pth")
+    with pytest.raises(
+        WeightsError, match=r"features.pth has no classifier, which fc6 and fc7 start from \(leave"
+    ):
+        build_model(
+            replace(config, encoder_weights=str(tmp_path / "features.pth")), ClassTable.from_values([0, 1])
+        )
     random = build_model(replace(config, encoder_weights="none"), ClassTable.from_values(range(3)))
     assert not (random.decoder.fc6.weight == 0.5).any()
     # A model file has the encoder alone: its decoder comes by --from.

@@ -5,12 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_networks import make_thin
 
 from fullyconv.batches import PointBatch
+from fullyconv.class_table import ClassTable
 from fullyconv.config import recipe
 from fullyconv.decoders import build_decoder
+from fullyconv.model import FCN
 from fullyconv.phase import Phase, one_cycle, poly
 from fullyconv.taps import FeatureSpec, Tap
+from fullyconv.trained_part import TrainedPart
 
 SPECS = (FeatureSpec(Tap("tap", 8, 6, 16)),)
 PLAIN = recipe(threads=1, scales=(1.0,), hidden=0, dropout=0.0, steps=0, schedule="constant", lr=0.1)
@@ -139,3 +143,16 @@ def test_a_phase_goes_on_from_its_state():
         assert torch.equal(one, other)
     with whole.averaged(), rest.averaged():
         assert torch.equal(whole.part.bias, rest.part.bias)
+
+
+def test_every_trained_weight_is_in_one_group(monkeypatch):
+    make_thin(monkeypatch, 8)
+    model = FCN.build(ClassTable.from_values(range(3)), encoder_weights="none")
+    model.encoder.network.register_parameter("gain", torch.nn.Parameter(torch.tensor(1.0)))
+    part = TrainedPart(model.encoder, model.decoder)
+    for changes in ({}, {"double_bias_lr": True}):
+        config = replace(PLAIN, train_encoder="all", **changes)
+        groups = Phase(config, part, Batches(1), None, lr=0.1, epochs=1).optimizer.param_groups
+        grouped = [weight for group in groups for weight in group["params"]]
+        assert len(grouped) == len(set(grouped)) == len(list(part.parameters()))
+        assert set(grouped) == set(part.parameters())

@@ -7,14 +7,15 @@ import torch
 from test_trackers import Lines
 from test_train import QUICK
 
+from fullyconv.class_table import ClassTable
 from fullyconv.config import recipe
 from fullyconv.dataset import Dataset
 from fullyconv.encoders import build_network
 from fullyconv.errors import UsageError
 from fullyconv.evaluate import evaluate
 from fullyconv.feature_cache import FeatureCache
-from fullyconv.model import describe
-from fullyconv.model_file import load_model, read_description
+from fullyconv.model import build_model, describe
+from fullyconv.model_file import load_model, read_description, save_model
 from fullyconv.predict import Predictor
 from fullyconv.progress import Silent
 from fullyconv.synthetic import write_dataset
@@ -133,6 +134,37 @@ def test_a_trained_encoder_serves_another_training(tuned, data, cache, tmp_path)
 
 def test_a_summed_loss_with_the_rate_of_a_mean_is_refused_with_its_equivalent(data, tmp_path):
     steep = {**TUNED, "epochs": 0, "optimizer": "sgd", "momentum": 0.99, "summed_loss": True, "tune_lr": 1e-4}
-    message = "tune_lr 0.0001 on a loss summed over the 6144 pixels of an image is like 0.6144 on their mean"
+    message = "tune_lr 0.0001 on a loss summed over the 4096 pixels of an image is like 0.4096 on their mean"
     with pytest.raises(UsageError, match=message):
         train(data, tmp_path / "run", recipe(**steep), use_cache=False)
+
+
+class InterruptReading(Silent):
+    """Ctrl-C as features are read: before the first checkpoint."""
+
+    def track(self, label, total):
+        if label == "reading features":
+            raise KeyboardInterrupt
+        return super().track(label, total)
+
+
+def test_what_a_run_starts_from_survives_a_kill_before_its_first_checkpoint(tuned, data, cache, tmp_path):
+    config = recipe(**{**QUICK, "epochs": 1})
+    whole = train(data, tmp_path / "whole", config, cache=cache, start_from=tuned.model)
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "run", config, cache=cache, start_from=tuned.model, progress=InterruptReading())
+    assert (tmp_path / "run" / "start.safetensors").exists()
+    resumed = train(data, tmp_path / "run", config, cache=cache, resume=True)
+    assert "started from another model" in (resumed.run / "log.txt").read_text()
+    assert resumed.model.read_bytes() == whole.model.read_bytes()
+    assert not (tmp_path / "run" / "start.safetensors").exists()
+
+
+def test_a_trained_encoder_of_other_channels_can_be_gone_on_from(tuned, tmp_path):
+    settings = {"channels": 4, "scales": (1.0,), "hidden": 0, "dropout": 0.0}
+    table = ClassTable.from_values(range(3))
+    model = build_model(recipe(encoder_weights="none", **settings), table)
+    model.encoder.network.stem.conv.weight.data.fill_(0.5)
+    save_model(model, tmp_path / "model.safetensors")
+    again = build_model(recipe(encoder_weights=str(tmp_path / "model.safetensors"), **settings), table)
+    assert (again.encoder.network.stem.conv.weight == 0.5).all()

@@ -14,6 +14,7 @@ from fullyconv.feature_cache import FeatureCache
 from fullyconv.model_file import load_model
 from fullyconv.staged import train_staged
 from fullyconv.synthetic import write_dataset
+from fullyconv.train import train
 
 CONFIG = recipe(**{**QUICK_MAPS, "epochs": 1, "decoder": "fcn", "stride": 8})
 
@@ -79,3 +80,18 @@ def test_other_decoders_have_no_stages(data, tmp_path):
 def test_a_folder_that_is_there_is_left_alone(stages, data):
     with pytest.raises(UsageError, match="is there already and is not empty"):
         train_staged(data, stages[32].run.parent, CONFIG)
+
+
+def test_a_training_that_is_refused_at_its_start_leaves_its_folder_usable(data, cache, tmp_path):
+    steep = recipe(
+        **{**QUICK_MAPS, "epochs": 1, "pixels": 0, "decoder": "fcn", "stride": 32},
+        optimizer="sgd",
+        summed_loss=True,
+        lr=1e-2,
+    )
+    with pytest.raises(UsageError, match="on a loss summed over"):
+        train_staged(data, tmp_path / "run", steep, cache=cache)
+    assert list((tmp_path / "run").iterdir()) == []
+    train_staged(data, tmp_path / "run", replace(CONFIG, stride=32), cache=cache)
+    with pytest.raises(UsageError, match=r"has no run to resume: there is no split.csv in it \(add --staged\)"):
+        train(data, tmp_path / "run", CONFIG, resume=True)

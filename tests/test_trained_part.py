@@ -155,3 +155,9 @@ def test_compiled_layers_give_the_logits_and_gradients_of_plain_ones(from_stride
         )
     for plain, compiled in zip(*results, strict=True):
         assert torch.allclose(plain, compiled, rtol=1e-3, atol=1e-6)  # some gradients are 0 but for rounding
+
+
+def test_statistics_of_a_network_without_norms_cannot_live():
+    model = tiny("vgg16", "fcn", stride=8, fc=False)
+    with pytest.raises(UsageError, match=r"encoder vgg16 has none to train \(leave --live-statistics out"):
+        TrainedPart(model.encoder, model.decoder, live_statistics=True)
