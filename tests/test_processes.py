@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import answer
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -296,6 +297,13 @@ def test_pretraining_is_for_one_process(alone, monkeypatch, tmp_path):
     with pytest.raises(UsageError, match="pretrain works in one process, torchrun has started 2"):
         pretrain([tmp_path], tmp_path / "run", PretrainConfig())
     assert not (tmp_path / "run").exists()
+
+
+def test_the_run_folder_of_several_processes_has_to_be_named(alone, monkeypatch, data):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = answer(monkeypatch, "train", data)
+    assert said.returncode == 2
+    assert "a run whose folder is not named works in one process, torchrun has started 2 (give it" in said.stderr
 
 
 def test_processes_on_a_machine_divide_its_threads(alone, monkeypatch):
