@@ -2,11 +2,13 @@
 
     python benchmarks/lineage.py ../shared/data/camvid --ignore 11
 
-Minutes are of the whole command, features included, and on a machine that nothing else uses. Test images are
-measured once at the end, by the model that val chose; nothing is chosen by them.
+Minutes are of the whole command, features included: the stages of a staged training are added up as they come. The
+load of the machine is printed, since on a busy one they are more. Test images, where there are any, are measured
+once at the end by the model that val chose; nothing is chosen by them.
 """
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -22,6 +24,7 @@ from fullyconv.device import set_threads
 from fullyconv.evaluate import evaluate
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.predict import Predictor
+from fullyconv.progress import Silent
 from fullyconv.staged import train_staged
 from fullyconv.train import TrainResult, train
 
@@ -41,11 +44,25 @@ def one(name: str, *base: str, **changes: object) -> Callable[[Dataset, Path, Fe
 
 def staged(dataset: Dataset, folder: Path, cache: FeatureCache) -> list[Row]:
     """FCN-32s, FCN-16s from it, FCN-8s from that."""
-    results = train_staged(dataset, folder, recipe(decoder="fcn", stride=8), cache=cache)
+    stages = Stages()
+    results = train_staged(dataset, folder, recipe(decoder="fcn", stride=8), cache=cache, progress=stages)
+    ends = [*stages.starts[1:], time.perf_counter()]
     return [
-        (f"staged, FCN-{stride}s", result, sum(row["seconds"] for row in result.history))
-        for stride, result in results.items()
+        (f"staged, FCN-{stride}s", result, end - stages.starts[0])
+        for (stride, result), end in zip(results.items(), ends, strict=True)
     ]
+
+
+class Stages(Silent):
+    """Note when each stage begins."""
+
+    def __init__(self) -> None:
+        self.starts: list[float] = []
+
+    def say(self, line: str) -> None:
+        """Note a stage."""
+        if line.startswith("stage FCN-"):
+            self.starts.append(time.perf_counter())
 
 
 SYSTEMS = {
@@ -63,8 +80,10 @@ def main() -> None:
     parser.add_argument("data", nargs="?", type=Path, help="a data set; drawn if not given")
     parser.add_argument("--ignore", type=int, nargs="*", default=[])
     parser.add_argument("--systems", nargs="*", default=list(SYSTEMS), choices=list(SYSTEMS))
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON and keep no file")
     arguments = parser.parse_args()
     set_threads(None)
+    found: list[dict[str, object]] = []
     lines = ["| system | val mean IoU | test mean IoU | minutes |", "|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -78,8 +97,14 @@ def main() -> None:
                     if dataset.has_split("test")
                     else "none"
                 )
+                found.append(
+                    {"system": label, "mean_iou": result.report.mean_iou, "test": test, "seconds": seconds}
+                )
                 lines.append(f"| {label} | {result.report.mean_iou:.4f} | {test} | {seconds / 60:.1f} |")
                 print(lines[-1], file=sys.stderr, flush=True)
+    if arguments.json:
+        print(json.dumps({"machine": machine(), "systems": found}))
+        return
     busy = os.getloadavg()[2]
     lines.append(f"\nLoad of the machine over the last 15 minutes: {busy:.1f}.")
     print(machine(), *lines, sep="\n")

@@ -139,7 +139,7 @@ def test_the_cache_is_shown_and_emptied(model, monkeypatch, capsys):
         (["train", "DATA", "--stride", "5"], "setting stride"),
         (
             ["train", "DATA", "--recipe", "slow"],
-            "recipe has to be one of default, fast, lecture-exact, got 'slow'",
+            "recipe has to be one of default, fast, tuned, lecture-exact, got 'slow'",
         ),
         (["train", "DATA", "--resume"], "-o RUN"),
         (["train", "DATA", "-o", "OUT", "--resume", "--recipe", "fast"], "got --recipe"),

@@ -24,7 +24,7 @@ def test_a_recipe_can_be_changed():
 
 
 def test_an_unknown_recipe_is_refused_naming_the_known_ones():
-    with pytest.raises(UsageError, match="recipe has to be one of default, fast, lecture-exact, got 'quick'"):
+    with pytest.raises(UsageError, match="one of default, fast, tuned, lecture-exact, got 'quick'"):
         recipe("quick")
 
 

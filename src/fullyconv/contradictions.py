@@ -73,6 +73,10 @@ def refuse_contradictions(config: "TrainConfig") -> None:
         )
     if config.epochs == 0 and config.train_encoder == "none":
         raise UsageError("epochs 0 trains nothing", hint="add --train-encoder all, or leave --epochs out")
+    if config.epochs == 0:
+        _refuse_of_warm_up(config)
+    if config.summed_loss and config.loss.startswith("dice"):
+        raise UsageError(f"loss {config.loss} is no sum over pixels", hint="leave --summed-loss out")
     if config.summed_loss and config.epochs and config.pixels:
         raise UsageError(
             f"a summed loss needs every pixel, got pixels {config.pixels}", hint="add --train-on maps --pixels 0"
@@ -103,12 +107,25 @@ def _refuse_others(config: "TrainConfig", needed: Mapping[str, Any], rule: str, 
             )
 
 
+def _refuse_of_warm_up(config: "TrainConfig") -> None:
+    """Refuse what would be of the phase with the fixed encoder, where there is none."""
+    usual = {field.name: field.default for field in fields(config)}
+    for name in ("lr", *(("view_scales", "colour_views") if config.train_encoder == "all" else ())):
+        if getattr(config, name) != usual[name]:
+            other = "tune_lr and encoder_lr" if name == "lr" else "tune_scales and tune_colours"
+            raise UsageError(
+                f"{name} is of epochs with the fixed encoder, got {_text(getattr(config, name))} with epochs 0",
+                hint=f"set {other} instead",
+            )
+
+
 def _refuse_rate_of_summed_loss(config: "TrainConfig") -> None:
     """Refuse learning rates that nothing could be learned with: they were copied from a training on sums."""
     if config.summed_loss or config.instant:
         return
     held = 1 - config.momentum if config.optimizer == "sgd" else 1.0
-    for name in ("lr",) if config.train_encoder == "none" else ("lr", "tune_lr", "encoder_lr"):
+    tuned = () if config.train_encoder == "none" else ("tune_lr", "encoder_lr")
+    for name in (*(("lr",) if config.epochs else ()), *tuned):
         if getattr(config, name) / held <= LEAST_LR * (1 + 1e-9):
             raise UsageError(
                 f"{name} {getattr(config, name):g} belongs to a loss summed over some 100,000 pixels; this "

@@ -76,20 +76,21 @@ class Phase:
         self.part.train()
         accumulate = self.config.accumulate
         losses: list[float] = []
-        ready = False
+        done = together = 0
         batches: Iterator[PointBatch | MapBatch] = self.batches.epoch(epoch)
         for index, batch in enumerate(batches):
             self._set_rates((epoch * len(self.batches) + index) / (self.epochs * len(self.batches)))
             first = index - index % accumulate
             together = min(accumulate, len(self.batches) - first)
             losses.append(self._learn(batch, 1 / together))
-            if ready := index + 1 == first + together:
+            done = index + 1 - first
+            if done == together:
                 self._step()
             tick()
         if not losses:
             raise TrainingError("not one crop of the epoch had a labelled pixel", hint="use larger crops")
-        if not ready:  # Batches without a labelled pixel were left out.
-            self._step()
+        if done < together:  # Batches without a labelled pixel were left out.
+            self._step(together / done)
         return sum(losses) / len(losses)
 
     def _set_rates(self, done: float) -> None:
@@ -107,9 +108,13 @@ class Phase:
         (loss * share).backward()  # type: ignore[no-untyped-call]
         return value
 
-    def _step(self) -> None:
-        """Take a step of the optimiser."""
+    def _step(self, factor: float = 1.0) -> None:
+        """Take a step of the optimiser, the gradient multiplied by a factor."""
         processes.add_gradients(self.part.parameters())
+        if factor != 1:
+            for weight in self.part.parameters():
+                if weight.grad is not None:
+                    weight.grad.mul_(factor)
         if self.config.clip:
             nn.utils.clip_grad_norm_(self.part.parameters(), self.config.clip, foreach=False)
         self.optimizer.step()
@@ -152,7 +157,7 @@ def _optimizer(config: TrainConfig, part: Decoder, lr: float) -> torch.optim.Opt
             {"params": list(part.decoder.parameters()), "lr": lr},
             {"params": [weight for weight in layers if weight.ndim > 1], "lr": config.encoder_lr},
             # Norms and biases: a decay would change what the layers were pretrained to.
-            {"params": [weight for weight in layers if weight.ndim == 1], "lr": config.encoder_lr, "decay": False},
+            {"params": [weight for weight in layers if weight.ndim <= 1], "lr": config.encoder_lr, "decay": False},
         ]
     if config.double_bias_lr:
         groups = [half for group in groups for half in _biases_apart(group)]
@@ -169,7 +174,7 @@ def _biases_apart(group: dict[str, Any]) -> list[dict[str, Any]]:
     """Give what has one dimension twice the learning rate and no decay, as the paper does (section 4.3)."""
     return [
         {**group, "params": [weight for weight in group["params"] if weight.ndim > 1]},
-        {**group, "params": [w for w in group["params"] if w.ndim == 1], "lr": 2 * group["lr"], "decay": False},
+        {**group, "params": [w for w in group["params"] if w.ndim <= 1], "lr": 2 * group["lr"], "decay": False},
     ]
 
 

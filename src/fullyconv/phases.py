@@ -191,6 +191,8 @@ class Phases:
             return
         sizes = self.summaries["train"].sizes
         pixels = sum(height * width for height, width in sizes) / len(sizes)
+        if config.crop:
+            pixels = min(pixels, config.crop**2)
         tuned = ("tune_lr", "encoder_lr") if config.train_encoder != "none" else ()
         for name in (*(("lr",) if config.epochs else ()), *tuned):
             rate = getattr(config, name)

@@ -26,10 +26,19 @@ OTHER_STRIDES = {"d2l": None, "torchvision": None, "cae": 4}
 """The decoders whose usual stride is not 8; None is the encoder's coarsest, whatever that is."""
 
 
+_FAST: Mapping[str, Any] = {
+    "scales": (1.0,),
+    "hidden": 32,
+    "dropout": 0.0,
+    "batch": 8,
+    "epochs": 6,
+    "steps": 300,
+}
+
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
-    "fast": {"scales": (1.0,), "hidden": 32, "dropout": 0.0, "batch": 8, "epochs": 6, "steps": 300},
-    "tuned": {"train_encoder": "all", "tune_epochs": 24, "ema": 0.995, "clip": 5.0, "crop": 320},
+    "fast": _FAST,
+    "tuned": {**_FAST, "train_encoder": "all", "ema": 0.99, "clip": 5.0, "crop": 320},
     "lecture-exact": {
         **MAPS_USUAL,
         "encoder": "vgg16",

@@ -18,6 +18,7 @@ import contextlib
 import csv
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -71,13 +72,12 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, *, resume: bool, progress: Progress) -> None:
-        started = (path / "config.toml").exists()
-        if resume and not started:
-            raise UsageError(
-                f"{path} has no run to resume: there is no config.toml in it", hint="leave --resume out"
-            )
+        missing = [name for name in ("config.toml", "split.csv") if not (path / name).exists()]
+        if resume and missing:
+            hint = "add --staged" if (path / "32s").is_dir() else "leave --resume out"
+            raise UsageError(f"{path} has no run to resume: there is no {missing[0]} in it", hint=hint)
         # What a run leaves that was killed before it wrote its settings.
-        remains = {".lock", "split.csv", "log.txt", "tracking.txt", "tensorboard", "wandb"}
+        remains = {".lock", "split.csv", "log.txt", "tracking.txt", "tensorboard", "wandb", "start.safetensors"}
         empty = not path.exists() or (path.is_dir() and {entry.name for entry in path.iterdir()} <= remains)
         if not resume and not empty:
             hint = "give --resume to go on with it, or another folder with -o"
@@ -92,6 +92,7 @@ class RunFolder:
         self.path = path
         self.best = path / "best.safetensors"
         self.last = path / "last.safetensors"
+        self.start = path / "start.safetensors"
         self.sums = path / "sums.safetensors"
         self.checkpoint = path / "checkpoint"
         self.progress = progress
@@ -109,7 +110,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Remove what a run writes before its first epoch."""
-        for name in ("config.toml", "split.csv", "log.txt", "tracking.txt"):
+        for name in ("config.toml", "split.csv", "log.txt", "tracking.txt", "start.safetensors"):
             (self.path / name).unlink(missing_ok=True)
 
     def say(self, line: str) -> None:
@@ -122,8 +123,16 @@ class RunFolder:
         """Track steps; bars are not kept in the log."""
         return self.progress.track(label, total)
 
-    def write_start(self, config: TrainConfig | PretrainConfig, splits: Mapping[str, Iterable[Named]]) -> None:
-        """Write the settings and which sample is in which split."""
+    def write_start(
+        self,
+        config: TrainConfig | PretrainConfig,
+        splits: Mapping[str, Iterable[Named]],
+        start_from: Path | None = None,
+    ) -> None:
+        """Write the settings, which sample is in which split, and a copy of the model that the run starts from."""
+        if start_from is not None:
+            with atomic_path(self.start) as temporary:
+                shutil.copyfile(start_from, temporary)
         rows = [{"split": name, "id": sample.id} for name, samples in splits.items() for sample in samples]
         self._write_csv("split.csv", rows)
         with atomic_path(self.path / "config.toml", overwrite=True) as temporary:
@@ -170,7 +179,12 @@ class Follower(RunFolder):
     def say(self, line: str) -> None:
         """Drop the line."""
 
-    def write_start(self, config: TrainConfig | PretrainConfig, splits: Mapping[str, Iterable[Named]]) -> None:
+    def write_start(
+        self,
+        config: TrainConfig | PretrainConfig,
+        splits: Mapping[str, Iterable[Named]],
+        start_from: Path | None = None,
+    ) -> None:
         """Write nothing."""
 
     def write_metrics(self, history: Sequence[Mapping[str, Any]]) -> None:

@@ -148,7 +148,9 @@ class Session:
                 self.phase.load(state["training"])
                 self.run.say(f"resuming after epoch {len(history) - begun} of {self.phase.epochs}")
             else:
-                self._checkpoint(history, number, begun)  # What --from gave is kept from the first moment on.
+                self._checkpoint(history, number, begun)
+                if processes.is_first():
+                    self.run.start.unlink(missing_ok=True)  # What --from gave is in the checkpoint now.
             self._run_phase(history, number, begun)
         with self.phase.averaged():
             self._save(self.run.last, history)

@@ -5,6 +5,7 @@ rest from the stage before, so that it begins with that one's masks (Long, Shelh
 4.2).
 """
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from fullyconv.atomic import atomic_path
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
 from fullyconv.device import choose_device
-from fullyconv.errors import UsageError
+from fullyconv.errors import FullyConvError, UsageError
 from fullyconv.progress import Progress, Silent
 from fullyconv.settings import write_config
 from fullyconv.train import TrainResult, train
@@ -73,7 +74,12 @@ def train_staged(
             # As the first process finds it: for the others it may have begun the stage already.
             begun = resume and bool(processes.text_of_first("begun" * (folder / "config.toml").exists()))
             how = {"resume": begun, "start_from": None if begun else before, "progress": progress, **options}
-            results[stride] = train(data, folder, stage, **how)
+            try:
+                results[stride] = train(data, folder, stage, **how)
+            except FullyConvError:
+                if before is None and not folder.joinpath("config.toml").exists() and processes.is_first():
+                    _give_up(out)  # The next try may have the same folder.
+                raise
             before = results[stride].model
     return results
 
@@ -86,6 +92,13 @@ def _begin(folder: Path, config: TrainConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / "config.toml") as temporary:
         write_config(config, temporary)
+
+
+def _give_up(folder: Path) -> None:
+    """Remove what a staged training leaves that was refused before it had learned anything."""
+    (folder / "config.toml").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # Whatever else is in there stays.
+        (folder / f"{STRIDES[0]}s").rmdir()
 
 
 def _later(config: TrainConfig, stride: Literal[32, 16, 8, 4], before: Path) -> TrainConfig:

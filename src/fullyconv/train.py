@@ -74,8 +74,10 @@ def train(
                 with processes.one_after_another():
                     fetch_pretrained(config.encoder, offline=offline, progress=run)
             if not resume:
-                run.write_start(config, splits)
+                run.write_start(config, splits, Path(start_from) if start_from is not None else None)
             state = of_first(load_newest(run.checkpoint, report=run.say) if first else None) if resume else None
+            if state is None and start_from is None and run.start.exists():
+                start_from = run.start  # The run was interrupted before its first checkpoint.
             followed = Trackers(trackers if first else (), run.say)
             followed.start(run.path, json.loads(json.dumps(asdict(config))), len(state["history"]) if state else 0)
             try:

@@ -4,6 +4,7 @@ To the loop it is a decoder like any other: features in, logits out. The feature
 give, which stay fixed, so that these features are computed once and kept; where all are trained, it is the images.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -69,8 +70,15 @@ class TrainedPart(Decoder):
         if self.start is not None:
             strides = [tap.stride for tap in before]
             form = encoder.scales, encoder.input_convention, encoder.image_form, encoder.stride_grid
-            self._front = (Encoder(network, strides, *form).set_precision(encoder.precision),)
+            # A copy of the network: what is trained in the other one would have it folded anew after each step.
+            self._front = (Encoder(copy.deepcopy(network), strides, *form).set_precision(encoder.precision),)
         self.specs = self.front.specs if self.front else ()
+        norms = [module for module in self.layers.modules() if isinstance(module, FixedNorm | _BatchNorm)]
+        if live_statistics and not norms:
+            raise UsageError(
+                f"live_statistics are those of batch norms, and encoder {network.name} has none to train",
+                hint="leave --live-statistics out",
+            )
         self.layers.requires_grad_(True)
         self._read_here = [place for place, tap in enumerate(before) if tap in encoder.taps]
         self._behind = tuple(tap for tap in encoder.taps if tap not in before)

@@ -1,5 +1,6 @@
 """fullyconv import."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +36,9 @@ def import_(
     from fullyconv.model import describe
     from fullyconv.model_file import read_description, save_model
 
-    path = out or Path(f"{Path(weights.name.removesuffix('.tar')).stem}.safetensors")
+    # A name that ends in a digest, as torchvision's do, is held to it: what is written here has another one.
+    stem = re.sub("-[0-9a-f]{8}$", "", Path(weights.name.removesuffix(".tar")).stem)
+    path = out or Path(f"{stem}.safetensors")
     if at_once is None and (found := import_encoder(weights)):
         encoder, tensors = found
         save_encoder(tensors, path)

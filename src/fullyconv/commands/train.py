@@ -1,7 +1,5 @@
 """fullyconv train."""
 
-import typing
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +10,6 @@ from fullyconv.config import TrainConfig, config_from_mapping
 from fullyconv.errors import UsageError
 from fullyconv.options import run_settings, with_options
 from fullyconv.recipes import RECIPES
-
-if typing.TYPE_CHECKING:
-    from fullyconv.train import TrainResult
 
 __all__ = ["train"]
 
@@ -69,17 +64,15 @@ def train(
     with processes.joined(choose_device(settings.device)):
         console: Progress = Console() if processes.is_first() else Silent()
         if settings.encoder_weights == "none":
-            console.say(
-                f"WARNING: encoder {settings.encoder} is RANDOM (--encoder-weights none): expect poor masks"
-            )
+            console.say(f"WARNING: encoder {settings.encoder} is RANDOM (weights none): expect poor masks")
         form = image_form_of(settings)
         dataset = Dataset.open(data, classes=settings.classes, ignore=settings.ignore, image_form=form)
         started: dict[str, Any] = {"resume": resume, "use_cache": cache, "offline": offline, "progress": console}
         if staged:
             stages = train_staged(dataset, folder, settings, **started)
             result = stages[min(stages)]
-            for line in _stage_lines(stages):
-                console.say(line)
+            for stride, stage in stages.items():
+                console.say(f"FCN-{stride}s  val mean IoU {stage.report.mean_iou:.4f}")
         else:
             result = run_training(dataset, folder, settings, start_from=start_from, trackers=trackers, **started)
     console.say(f"best val mean IoU {result.report.mean_iou:.4f}; the model is {result.model}")
@@ -95,14 +88,3 @@ def _new_folder(data: Path, resume: bool) -> Path:
         raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
     refuse_several("a run whose folder is not named", hint="give it with -o RUN")
     return next_run_folder(data)
-
-
-def _stage_lines(stages: "Mapping[int, TrainResult]") -> list[str]:
-    """Say how well each stage did, and how long it took."""
-    from fullyconv.progress import duration
-
-    return [
-        f"FCN-{stride}s  val mean IoU {stage.report.mean_iou:.4f}  "
-        f"({duration(sum(row['seconds'] for row in stage.history))} of epochs)"
-        for stride, stage in stages.items()
-    ]

@@ -28,6 +28,7 @@ __all__ = [
     "is_adapted",
     "is_cae",
     "open_cae",
+    "refuse_misfits",
     "vgg16_fc_layers",
 ]
 
@@ -91,7 +92,12 @@ def build_network(name: str, weights: str = "pretrained", channels: int = 3) -> 
         if not adapter:
             initialise(network)
     elif weights != "pretrained":
-        _fill(network, load_weights(weights))
+        source = load_weights(weights)
+        if _is_model_file(source):
+            network = with_channels(network, channels)  # as the encoder in it is
+            _fill(network, source)
+            return network
+        _fill(network, source)
     elif adapter:
         _fill(network, adapter.published_weights(name))
     elif (published := network.packaged or network.downloadable) is not None:
@@ -120,8 +126,13 @@ def classifier_layers(name: str, weights: str) -> dict[str, Tensor]:
     if name != VGG16.name or weights == "none":
         return {}
     source = load_weights(VGG16.downloadable if weights == "pretrained" else weights)
-    if all(key.startswith(MODEL_FILE_KEYS) for key in source.tensors):
+    if _is_model_file(source):
         return {}
+    if not any(key.startswith("classifier.") for key in source.tensors):
+        raise WeightsError(
+            f"{source.file} has no classifier, which fc6 and fc7 start from",
+            hint="leave --fc out, or give a file of the whole VGG16",
+        )
     return vgg16_fc_layers(source)
 
 
@@ -166,7 +177,7 @@ def open_cae(name: str, weights: str = "pretrained") -> CAE:
 
     Args:
         name: "cae:" and the path of its file.
-        weights: "pretrained", or "none" for random weights in its form.
+        weights: "pretrained", "none" for random weights in its form, or a model file whose encoder it was.
 
     Raises:
         UsageError: Other weights.
@@ -177,10 +188,13 @@ def open_cae(name: str, weights: str = "pretrained") -> CAE:
         cae.initialise()
         cae.down.weights_source = "random"
     elif weights != "pretrained":
-        raise UsageError(
-            f"the weights of an autoencoder are in its own file, got encoder_weights {weights}",
-            hint="leave --encoder-weights out, or give none for random ones",
-        )
+        source = load_weights(weights)
+        if not _is_model_file(source):
+            raise UsageError(
+                f"the weights of an autoencoder are in its own file, got encoder_weights {weights}",
+                hint="leave --encoder-weights out, or give none or a model file whose encoder it was",
+            )
+        _fill(cae.down, source)
     return cae
 
 
@@ -217,17 +231,31 @@ def _without_storage(kind: Callable[[], EncoderNetwork]) -> EncoderNetwork:
         return kind()
 
 
-def _fill(network: EncoderNetwork, weights: Weights) -> None:
-    """Copy published weights into a network, or refuse them and leave it as it is."""
+def _is_model_file(weights: Weights) -> bool:
+    """Whether tensors are those of a model file of ours."""
+    return {name.split(".")[0] + "." for name in weights.tensors} == set(MODEL_FILE_KEYS)
+
+
+def refuse_misfits(network: EncoderNetwork, weights: Weights) -> None:
+    """Refuse published weights that have the right tensors, but want other images than the network is fed.
+
+    Raises:
+        WeightsError: They are one of `EncoderNetwork.misfits`.
+    """
     for start, reason in network.misfits:
         if weights.sha256.startswith(start):
             raise WeightsError(
                 f"{weights.file} does not fit encoder {network.name}: {reason}",
                 hint=f"use {network.usual_file}",
             )
+
+
+def _fill(network: EncoderNetwork, weights: Weights) -> None:
+    """Copy published weights into a network, or refuse them and leave it as it is."""
+    refuse_misfits(network, weights)
     state = network.state_dict()
     published, ignored = network.published_keys(), network.ignored_weights
-    if all(name.startswith(MODEL_FILE_KEYS) for name in weights.tensors):
+    if _is_model_file(weights):
         published, ignored = {own: MODEL_FILE_KEYS[0] + own for own in state}, MODEL_FILE_KEYS[1:]
     expected = {theirs: tuple(state[own].shape) for own, theirs in published.items()}
     tensors = choose_tensors(weights, expected, ignored)

@@ -8,7 +8,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,9 @@ LEFT_OUT = (
     "quantization_config",
 )
 """Entries of a configuration that say nothing of the form of the network, or would name other code."""
+
+IMPLEMENTATIONS = ("attn_implementation", "experts_implementation")
+"""How entries end, at any depth, that name code to compute with: it could be somebody's on the Hub."""
 
 OF_OTHERS = ("timm_backbone", "timm_wrapper")
 """Kinds that stand for networks of another library."""
@@ -184,7 +187,7 @@ def _settings(transformers: Any, config: Mapping[str, Any]) -> Any:
     deepest = max((value for value in tree_leaves(depths) if isinstance(value, int)), default=0)
     if deepest > LARGEST_DEPTH:
         raise UsageError(f"expected at most {LARGEST_DEPTH} layers, got {deepest}")
-    values = json.loads(json.dumps({key: value for key, value in config.items() if key not in LEFT_OUT}))
+    values = _form_of(config)
     kind = values.pop("model_type", None)
     if type(kind) is not str or kind in OF_OTHERS or values.get("use_timm_backbone"):
         raise UsageError(f"expected a network of transformers, got {kind!r}", hint="use timm:NAME for one of timm")
@@ -213,8 +216,21 @@ def _description(name: str, offline: bool) -> dict[str, Any]:
     mean, std = found.get("image_mean") or IMAGENET_MEAN, found.get("image_std") or IMAGENET_STD
     if found.get("do_normalize") is False:
         mean, std = [0.0] * 3, [1.0] * 3
-    described = {key: value for key, value in config.items() if key not in LEFT_OUT}
-    return {"config": json.loads(json.dumps(described)), "mean": list(mean), "std": list(std)}
+    return {"config": _form_of(config), "mean": list(mean), "std": list(std)}
+
+
+def _form_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a configuration without what says nothing of the form of the network, or would name other code."""
+    without = json.loads(json.dumps({key: value for key, value in config.items() if key not in LEFT_OUT}))
+
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, list):
+            return [cleaned(item) for item in value]
+        if not isinstance(value, dict):
+            return value
+        return {key: cleaned(item) for key, item in value.items() if not key.endswith(IMPLEMENTATIONS)}
+
+    return cast(dict[str, Any], cleaned(without))
 
 
 def _read(fetch: Callable[[bool], Any], what: str, source: str, offline: bool) -> Any:

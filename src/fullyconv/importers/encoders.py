@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fullyconv.atomic import atomic_path
 from fullyconv.encoder import EncoderNetwork
-from fullyconv.encoders import ENCODER_NAMES, bare_network
+from fullyconv.encoders import ENCODER_NAMES, bare_network, refuse_misfits
 from fullyconv.encoders.efficientnet_lite import Block, ConvNorm, EfficientNetLite
 from fullyconv.weights import Weights, choose_tensors
 
@@ -43,7 +43,7 @@ def find_encoder(weights: Weights) -> ImportedEncoder | None:
     Raises:
         WeightsError: They are an encoder's, but have values that are not finite.
     """
-    prefix = next(start for start in _PREFIXES if any(name.startswith(start) for name in weights.tensors))
+    prefix = next((start for start in _PREFIXES if any(name.startswith(start) for name in weights.tensors)), "")
     ignored = (*_OTHERS, *(prefix + head for head in _HEADS))
     names = {name for name in weights.tensors if not name.endswith(".num_batches_tracked")}
     for encoder in (name for name in ENCODER_NAMES if not name.endswith("_d8")):  # they have the same tensors
@@ -56,6 +56,7 @@ def find_encoder(weights: Weights) -> ImportedEncoder | None:
             found = {name for name in names if name in expected or not name.startswith(ignored)}
             same = found == set(expected) and len(expected) == len(state)
             if same and all(tuple(weights.tensors[name].shape) == shape for name, shape in expected.items()):
+                refuse_misfits(network, weights)
                 chosen = choose_tensors(weights, expected, ignored)
                 tensors = {published[own]: chosen[prefix + theirs[own]] for own in state}
                 return encoder, tensors | _classifier(weights, network, prefix)
@@ -77,7 +78,7 @@ def save_encoder(tensors: Mapping[str, Tensor], path: Path) -> None:
     Raises:
         UsageError: There is something at the path.
     """
-    with atomic_path(path) as temporary:
+    with atomic_path(path, overwrite=False) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
 
 

@@ -46,7 +46,7 @@ def build(weights: Weights, at_once: bool | None = None) -> FCN:
     """
     if at_once is not None:
         raise UsageError(f"only an FCN-8s is trained at once, {weights.file} is an FCN-ResNet")
-    blocks = {int(key.split(".")[2]) for key in weights.tensors if key.startswith("backbone.layer3.")}
+    blocks = {key.split(".")[2] for key in weights.tensors if key.startswith("backbone.layer3.")}
     encoder = _ENCODERS.get(len(blocks))
     if encoder is None:
         raise WeightsError(
