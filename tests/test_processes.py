@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_line import answer
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -41,7 +42,7 @@ RUNS = {
         **{**POINTS, **SGD, "epochs": 1, "train_encoder": "all", "crop": 64},
         **{"accumulate": 2, "clip": 1.0, "ema": 0.5},
     },
-    "encoder from stride 16": {**POINTS, **SGD, "epochs": 0, "train_encoder": 16, "batch": 2},
+    "encoder from stride 16": {**POINTS, **SGD, "epochs": 1, "train_encoder": 16, "batch": 2},
 }
 RTOL, ATOL = 1e-3, 1e-5
 """Sums in another order round otherwise, and each step carries that on."""
@@ -296,6 +297,13 @@ def test_pretraining_is_for_one_process(alone, monkeypatch, tmp_path):
     with pytest.raises(UsageError, match="pretrain works in one process, torchrun has started 2"):
         pretrain([tmp_path], tmp_path / "run", PretrainConfig())
     assert not (tmp_path / "run").exists()
+
+
+def test_the_run_folder_of_several_processes_has_to_be_named(alone, monkeypatch, data):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = answer(monkeypatch, "train", data)
+    assert said.returncode == 2
+    assert "a run whose folder is not named works in one process, torchrun has started 2 (give it" in said.stderr
 
 
 def test_processes_on_a_machine_divide_its_threads(alone, monkeypatch):

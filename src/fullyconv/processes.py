@@ -112,7 +112,7 @@ def _stopped_at_once() -> Iterator[None]:
     before = {}
     for number in (signal.SIGTERM, signal.SIGINT):
         with contextlib.suppress(ValueError):  # Only the main thread may.
-            before[number] = signal.signal(number, signal.SIG_DFL)
+            before[number] = signal.signal(number, signal.SIG_DFL) or signal.SIG_DFL
     try:
         yield
     finally:
@@ -131,11 +131,12 @@ def _refuse_devices(device: torch.device) -> None:
         )
 
 
-def refuse_several(what: str) -> None:
+def refuse_several(what: str, hint: str = "start it without torchrun") -> None:
     """Refuse to be one of several processes.
 
     Args:
         what: What works in one process alone.
+        hint: The way out.
 
     Raises:
         UsageError: `torchrun` has started several.
@@ -143,7 +144,7 @@ def refuse_several(what: str) -> None:
     if _started() and int(os.environ["WORLD_SIZE"]) > 1:
         raise UsageError(
             f"{what} works in one process, torchrun has started {os.environ['WORLD_SIZE']}",
-            hint="start it without torchrun",
+            hint=hint,
         )
 
 

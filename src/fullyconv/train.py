@@ -56,7 +56,7 @@ def train(
         DataError: Something is wrong with an image or mask; found before the first epoch.
         UsageError: Settings that do not fit each other, the data or the run folder.
         WeightsError: The encoder's weights are missing, cannot be downloaded, are damaged or of another network.
-        TrainingError: The loss is not finite any more.
+        TrainingError: The loss is not finite any more, or another process has ended.
     """
     if config.instant and start_from is not None:
         raise UsageError("the closed form starts from nothing, got a model to start from", hint="leave --from out")

@@ -50,22 +50,18 @@ def train(
     from fullyconv.device import choose_device
     from fullyconv.model import image_form_of
     from fullyconv.progress import Console, Progress, Silent
-    from fullyconv.run_folder import next_run_folder
     from fullyconv.staged import train_staged
     from fullyconv.trackers import open_trackers
     from fullyconv.train import train as run_training
 
-    if resume and out is None:
-        raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
-    folder = out or next_run_folder(data)
+    folder = out or _new_folder(data, resume)
     elsewhere = {"recipe": recipe != "default", "from": start_from is not None}
     values, source = run_settings(TrainConfig, options, config, folder, resume, **elsewhere)
     settings = config_from_mapping(values, base=recipe, source=source)
-    if staged and (start_from is not None or track):
+    trackers = open_trackers(track or ())
+    if staged and (start_from is not None or trackers):
         raise UsageError("--staged takes neither --from nor --track", hint="train the stages one by one")
     with processes.joined(choose_device(settings.device)):
-        if out is None and processes.several():
-            raise UsageError("several processes need the same run folder", hint="give it with -o RUN")
         console: Progress = Console() if processes.is_first() else Silent()
         if settings.encoder_weights == "none":
             console.say(f"WARNING: encoder {settings.encoder} is RANDOM (weights none): expect poor masks")
@@ -78,7 +74,17 @@ def train(
             for stride, stage in stages.items():
                 console.say(f"FCN-{stride}s  val mean IoU {stage.report.mean_iou:.4f}")
         else:
-            trackers = open_trackers(track or ())
             result = run_training(dataset, folder, settings, start_from=start_from, trackers=trackers, **started)
     console.say(f"best val mean IoU {result.report.mean_iou:.4f}; the model is {result.model}")
     console.say(f"next: fullyconv predict {result.model} IMAGES -o masks")
+
+
+def _new_folder(data: Path, resume: bool) -> Path:
+    """Choose a run folder that is not there yet."""
+    from fullyconv.processes import refuse_several
+    from fullyconv.run_folder import next_run_folder
+
+    if resume:
+        raise UsageError("--resume needs the run folder to go on with", hint="give it with -o RUN")
+    refuse_several("a run whose folder is not named", hint="give it with -o RUN")
+    return next_run_folder(data)
