@@ -11,6 +11,7 @@ from test_encoders import ComputedWidths, seen_rows
 from torch import nn
 from torch.nn import functional
 
+from fullyconv.class_table import ClassTable
 from fullyconv.encoder import Encoder, to_grey
 from fullyconv.encoders import bare_network, build_network, open_cae
 from fullyconv.encoders.cae import (
@@ -28,6 +29,8 @@ from fullyconv.encoders.efficientnet_lite import conv_same
 from fullyconv.errors import ModelFileError, UsageError
 from fullyconv.features import FeatureReader
 from fullyconv.image_form import ImageForm
+from fullyconv.model import FCN
+from fullyconv.model_file import save_model
 from fullyconv.tensor_file import read_tensor_file, write_tensor_file
 
 SMALL = Architecture(3, (4, 5, 6, 7, 8), kernel=4)
@@ -282,9 +285,18 @@ def test_a_random_start_has_the_same_form_and_other_weights(path):
         assert torch.equal(tensor, random.state_dict()[name])
 
 
-def test_other_weights_for_an_autoencoder_are_refused(path):
-    with pytest.raises(UsageError, match=r"the weights of an autoencoder are in its own file, got .* vgg\.pth"):
-        open_cae(f"cae:{path}", "vgg.pth")
+def test_other_weights_for_an_autoencoder_are_refused(path, tmp_path):
+    torch.save({"features.0.bias": torch.zeros(3)}, tmp_path / "vgg.pth")
+    with pytest.raises(UsageError, match=r"the weights of an autoencoder are in its own file, got .*vgg\.pth"):
+        open_cae(f"cae:{path}", str(tmp_path / "vgg.pth"))
+
+
+def test_an_autoencoder_whose_encoder_was_trained_can_be_gone_on_from(path, tmp_path):
+    model = FCN.build(ClassTable.from_values(range(3)), encoder=f"cae:{path}", decoder="cae")
+    model.encoder.network.stages[0].weight.data.fill_(0.5)
+    save_model(model, tmp_path / "model.safetensors")
+    again = build_network(f"cae:{path}", str(tmp_path / "model.safetensors"))
+    assert (again.stages[0].weight == 0.5).all()
 
 
 def test_an_autoencoder_of_other_channels_is_no_encoder_of_rgb(tmp_path):

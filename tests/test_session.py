@@ -85,8 +85,15 @@ def test_from_a_stride_on_the_layers_below_stay_as_they_were(data, cache, tmp_pa
     assert changed == {name for name in last if name.startswith(("stages.6.", "stages.7."))}
 
 
-@pytest.mark.parametrize("epochs_done", [1, 2])
-@pytest.mark.parametrize("train_encoder", ["all", 16])
+@pytest.mark.parametrize(
+    ("train_encoder", "epochs_done"),
+    [
+        ("all", 2),
+        (16, 1),
+        pytest.param("all", 1, marks=pytest.mark.slow),
+        pytest.param(16, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_a_tuning_run_that_is_resumed_ends_in_the_same_bits(data, cache, tmp_path, epochs_done, train_encoder):
     config = recipe(**{**TUNED, "train_encoder": train_encoder})
     whole = train(data, tmp_path / "whole", config, cache=cache)

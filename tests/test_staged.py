@@ -61,7 +61,7 @@ def test_a_trained_encoder_goes_on_to_the_next_stage(data, cache, tmp_path):
     assert "WARNING: its encoder" not in (stages[16].run / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 3])
+@pytest.mark.parametrize("epoch", [2, *(pytest.param(epoch, marks=pytest.mark.slow) for epoch in (1, 3))])
 def test_an_interrupted_stage_is_gone_on_with(stages, data, cache, tmp_path, epoch):
     with pytest.raises(KeyboardInterrupt):
         train_staged(data, tmp_path / "run", CONFIG, cache=cache, progress=InterruptAt(epoch))
