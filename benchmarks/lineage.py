@@ -69,7 +69,8 @@ SYSTEMS = {
     "fixed": one("fixed, default recipe"),
     "fast": one("fixed, fast recipe", "fast"),
     "staged": staged,
-    "at-once": one("at once, FCN-8s", decoder="fcn_at_once", stride=8),
+    "at-once": one("at once, FCN-8s", decoder="fcn", stride=8),
+    "at-once-vgg": one("at once, FCN-8s, constants of VGG16", decoder="fcn_at_once", stride=8),
     "tuned": one("fine-tuned", "tuned"),
 }
 
