@@ -127,7 +127,7 @@ def test_the_form_is_in_the_digest_and_the_usual_one_is_not_mentioned():
     assert "image_form" not in Encoder(build_network("efficientnet_lite0"), [8]).config()
 
 
-@pytest.mark.parametrize("channels", [1, 2, 5])
+@pytest.mark.parametrize("channels", [1, pytest.param(2, marks=pytest.mark.slow), 5])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_parts_have_the_bits_of_the_whole(channels, precision):
     form = ImageForm(channels, (0, 1))
