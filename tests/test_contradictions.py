@@ -79,7 +79,11 @@ ONLY_WITH = {
             {name: value, "train_encoder": 16},
             f"train_encoder all, got {name} {shown} with train_encoder 16",
         )
-        for name, value, shown in (("tune_scales", (0.5, 1.0), "0.5,1"), ("tune_colours", False, "off"))
+        for name, value, shown in (
+            ("tune_scales", (0.5, 1.0), "0.5,1"),
+            ("tune_colours", False, "off"),
+            ("compile", True, "on"),
+        )
     },
     **{
         name: ({name: value}, f"train_encoder all or 4 or 8 or 16 or 32, got {name} .* with train_encoder none")
@@ -88,7 +92,6 @@ ONLY_WITH = {
             "tune_lr": 0.1,
             "encoder_lr": 0.1,
             "live_statistics": True,
-            "compile": True,
         }.items()
     },
     "epoch_steps": ({"epoch_steps": 30}, "train_on maps, got epoch_steps 30 with train_on points"),

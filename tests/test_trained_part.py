@@ -142,12 +142,11 @@ def test_a_network_that_does_not_say_its_parts_is_trained_as_a_whole(monkeypatch
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's own, while it compiles
-@pytest.mark.parametrize("from_stride", [None, 16])
-def test_compiled_layers_give_the_logits_and_gradients_of_plain_ones(from_stride):
+def test_compiled_layers_give_the_logits_and_gradients_of_plain_ones():
     results = []
     for compiled in (False, True):
         model = tiny()
-        part = TrainedPart(model.encoder, model.decoder, from_stride, compiled=compiled).train()
+        part = TrainedPart(model.encoder, model.decoder, compiled=compiled).train()
         logits = part(given_to(part), (70, 90))
         logits.square().mean().backward()
         results.append(

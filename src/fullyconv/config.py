@@ -240,7 +240,8 @@ class TrainConfig:
         bool, Field(description="Batch norms of the trained layers follow the batches, instead of staying fixed.")
     ] = False
     compile: Annotated[
-        bool, Field(description="Compile the trained layers of the encoder (torch.compile; needs a C++ compiler).")
+        bool,
+        Field(description="Compile the encoder, all of which is trained (torch.compile; needs a C++ compiler)."),
     ] = False
     patience: Annotated[
         int, Field(ge=0, description="Stop after so many epochs without a better val; 0: never.")

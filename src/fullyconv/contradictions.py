@@ -40,9 +40,9 @@ _FOR: Mapping[str, tuple[str, tuple[Any, ...]]] = {
     "epoch_steps": ("train_on", ("maps",)),
     "momentum": ("optimizer", ("sgd",)),
     "summed_loss": ("optimizer", ("sgd",)),
-    **dict.fromkeys(("tune_scales", "tune_colours"), ("train_encoder", ("all",))),
+    **dict.fromkeys(("tune_scales", "tune_colours", "compile"), ("train_encoder", ("all",))),
     **dict.fromkeys(
-        ("tune_epochs", "tune_lr", "encoder_lr", "live_statistics", "compile"),
+        ("tune_epochs", "tune_lr", "encoder_lr", "live_statistics"),
         ("train_encoder", ("all", 4, 8, 16, 32)),
     ),
     **dict.fromkeys(OF_STEPS, ("instant", (False,))),
