@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from _machine import machine, open_or_draw
 
-from fullyconv.batches import PointBatches, step_loss
+from fullyconv.batches import step_loss
 from fullyconv.config import TrainConfig, recipe
 from fullyconv.dataset import Dataset
 from fullyconv.decoders.practical import PracticalDecoder
@@ -29,6 +29,7 @@ from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
 from fullyconv.metrics import ConfusionMatrix
 from fullyconv.model import build_model
+from fullyconv.point_batches import PointBatches
 from fullyconv.progress import Silent
 from fullyconv.shapes import Features
 from fullyconv.train import train

@@ -48,7 +48,7 @@ import torch
 from _epoch import against_peer, named, now, show_epochs
 from _machine import machine, open_or_draw
 
-from fullyconv.batches import MapBatches, PointBatches, step_loss
+from fullyconv.batches import step_loss
 from fullyconv.check import check_dataset
 from fullyconv.config import TrainConfig, recipe
 from fullyconv.dataset import Dataset
@@ -56,7 +56,9 @@ from fullyconv.decoder import Decoder
 from fullyconv.device import set_threads
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
+from fullyconv.map_batches import MapBatches
 from fullyconv.model import build_model
+from fullyconv.point_batches import PointBatches
 from fullyconv.progress import Silent
 from fullyconv.transforms import PLAIN
 

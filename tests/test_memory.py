@@ -1,5 +1,9 @@
 """Memory: amounts in words, and the peak of a computation that is known."""
 
+import platform
+import resource
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -53,5 +57,16 @@ def test_there_is_some_memory():
     assert available_bytes() > 10**7
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has no malloc_trim")
 def test_freed_memory_can_be_given_back():
-    give_back_freed()  # whatever the C library
+    blocks = [b"%d" % number * 13_000 for number in range(10_000, 13_000)]  # 65 kB each, 195 MB together
+    last = blocks[-1]  # What lies below it cannot be given back by itself.
+    del blocks
+    before = resident_bytes()
+    give_back_freed()
+    assert resident_bytes() < before - 10**8
+    assert len(last) == 65_000
+
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fullyconv.batches import POINTS_SEED, MapBatch, step_loss
+from fullyconv.batches import step_loss
 from fullyconv.config import recipe
 from fullyconv.dataset import Dataset
 from fullyconv.device import choose_precision
@@ -24,11 +24,11 @@ from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
 from fullyconv.model import build_model
 from fullyconv.model_file import load_model, read_description
+from fullyconv.point_batches import POINTS_SEED
 from fullyconv.progress import Silent
 from fullyconv.synthetic import write_dataset
 from fullyconv.train import train
 from fullyconv.transforms import make_views
-from fullyconv.upsample import upsample_logits
 
 INSTANT = recipe(instant=True, threads=1, scales=(1.0,), pixels=128)
 QUICK_MAPS = {"steps": 0, "epochs": 3, "threads": 1, "scales": (1.0,), "pixels": 128, "batch": 2}
@@ -304,22 +304,6 @@ def test_an_instant_model_is_a_start_for_training(instant, data, cache, tmp_path
     config = recipe(**{**QUICK, "hidden": 0, "epochs": 1, "lr": 1e-7})
     result = train(data, tmp_path / "run", config, cache=cache, start_from=instant.model)
     assert result.report.mean_iou == pytest.approx(instant.report.mean_iou, abs=0.05)
-
-
-def test_the_sampled_loss_is_the_full_one_on_average():
-    torch.manual_seed(0)
-    decoder = torch.nn.Conv2d(3, 4, 1)
-    decoder.output_stride = 4
-    features = torch.randn(2, 3, 4, 4)
-    decoder.training_logits = lambda maps, size: (decoder(maps[0]),)
-    targets = torch.randint(0, 4, (2, 16, 16))
-    every, none = torch.arange(256).expand(2, -1), torch.zeros(2, 0, dtype=torch.long)
-    for loss in ("cross_entropy", "focal"):
-        drawn = MapBatch([features], (16, 16), targets, every // 16, every % 16, torch.ones(2, 256))
-        whole = MapBatch([features], (16, 16), targets, none, none, torch.ones(2, 0))
-        sampled, full = step_loss(decoder, drawn, loss, None), step_loss(decoder, whole, loss, None)
-        assert torch.allclose(sampled, full, atol=1e-6)
-    assert upsample_logits(decoder(features), 4, (16, 16)).shape == (2, 4, 16, 16)
 
 
 def test_one_wrong_mask_ends_the_run_before_the_first_epoch(tmp_path, cache):

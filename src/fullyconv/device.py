@@ -1,13 +1,21 @@
 """Device, precision, threads and seeds: what decides speed and bits beside the code."""
 
 import os
+import random
 
 import torch
 
 from fullyconv import processes
 from fullyconv.errors import UsageError
 
-__all__ = ["choose_device", "choose_precision", "instruction_set", "seed_everything", "set_threads"]
+__all__ = [
+    "choose_device",
+    "choose_precision",
+    "generator_of",
+    "instruction_set",
+    "seed_everything",
+    "set_threads",
+]
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -112,3 +120,8 @@ def seed_everything(*parts: int) -> None:
     for part in parts:
         seed = (seed * 1_000_003 + part + 1) % (2**63)
     torch.manual_seed(seed)
+
+
+def generator_of(*parts: int | str) -> torch.Generator:
+    """Make a generator that a few numbers and words decide: the same wherever a run goes on."""
+    return torch.Generator().manual_seed(random.Random(" ".join(map(str, parts))).getrandbits(62))

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fullyconv import processes
-from fullyconv.batches import MapBatch, MapBatches, PointBatch, PointBatches, step_loss
+from fullyconv.batches import MapBatch, PointBatch, step_loss
 from fullyconv.config import TrainConfig
 from fullyconv.decoder import Decoder
 from fullyconv.errors import TrainingError
 from fullyconv.image_batches import ImageBatches
+from fullyconv.map_batches import MapBatches
+from fullyconv.point_batches import PointBatches
 from fullyconv.trained_part import TrainedPart
 
 __all__ = ["Phase", "one_cycle", "poly"]

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fullyconv import processes
-from fullyconv.batches import MapBatches, PointBatches
 from fullyconv.check import DataSummary
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
@@ -23,8 +22,10 @@ from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
 from fullyconv.image_batches import ImageBatches
 from fullyconv.losses import balanced_weights
+from fullyconv.map_batches import MapBatches
 from fullyconv.model import FCN, FINE_TUNED
 from fullyconv.phase import Phase
+from fullyconv.point_batches import PointBatches
 from fullyconv.progress import Progress, duration
 from fullyconv.trained_part import TrainedPart
 from fullyconv.transforms import View, make_views

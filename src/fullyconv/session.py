@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 
 from fullyconv import processes
-from fullyconv.batches import PointBatches, step_loss
+from fullyconv.batches import step_loss
 from fullyconv.charts import curves
 from fullyconv.check import DataSummary, refuse_unlabelled
 from fullyconv.checkpoint import save_checkpoint
@@ -30,6 +30,7 @@ from fullyconv.model import build_model
 from fullyconv.model_file import load_model, save_model
 from fullyconv.phases import Phases
 from fullyconv.pictures import save_picture, validation_panel
+from fullyconv.point_batches import PointBatches
 from fullyconv.progress import duration
 from fullyconv.run_folder import RunFolder
 from fullyconv.trackers import Trackers

@@ -13,6 +13,7 @@ from fullyconv.device import choose_device, set_threads
 from fullyconv.encoders import fetch_pretrained
 from fullyconv.errors import DataError, UsageError
 from fullyconv.feature_cache import FeatureCache
+from fullyconv.model_file import read_description
 from fullyconv.progress import Progress, Silent
 from fullyconv.run_folder import Follower, RunFolder
 from fullyconv.session import Session, TrainResult
@@ -55,11 +56,14 @@ def train(
     Raises:
         DataError: Something is wrong with an image or mask; found before the first epoch.
         UsageError: Settings that do not fit each other, the data or the run folder.
+        ModelFileError: What to start from is missing, damaged or no model file.
         WeightsError: The encoder's weights are missing, cannot be downloaded, are damaged or of another network.
         TrainingError: The loss is not finite any more, or another process has ended.
     """
     if config.instant and start_from is not None:
         raise UsageError("the closed form starts from nothing, got a model to start from", hint="leave --from out")
+    if start_from is not None:
+        read_description(start_from)  # refuses what is no model file before there is a folder
     with processes.joined(choose_device(config.device)):
         first = processes.is_first()
         say = progress or Silent()

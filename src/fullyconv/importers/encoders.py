@@ -41,7 +41,7 @@ def find_encoder(weights: Weights) -> ImportedEncoder | None:
         None where they are no encoder's that is known here.
 
     Raises:
-        WeightsError: They are an encoder's, but have values that are not finite.
+        WeightsError: They are an encoder's, but have values that are not finite, or want other images.
     """
     prefix = next((start for start in _PREFIXES if any(name.startswith(start) for name in weights.tensors)), "")
     ignored = (*_OTHERS, *(prefix + head for head in _HEADS))
@@ -49,13 +49,10 @@ def find_encoder(weights: Weights) -> ImportedEncoder | None:
     for encoder in (name for name in ENCODER_NAMES if not name.endswith("_d8")):  # they have the same tensors
         network = bare_network(encoder)
         state, published = network.state_dict(), network.published_keys()
-        for theirs in (published, _timm_keys(network)):
-            expected = {
-                prefix + theirs[own]: tuple(tensor.shape) for own, tensor in state.items() if own in theirs
-            }
+        for theirs in filter(None, (published, _timm_keys(network))):
+            expected = {prefix + theirs[own]: tuple(tensor.shape) for own, tensor in state.items()}
             found = {name for name in names if name in expected or not name.startswith(ignored)}
-            same = found == set(expected) and len(expected) == len(state)
-            if same and all(tuple(weights.tensors[name].shape) == shape for name, shape in expected.items()):
+            if {name: tuple(weights.tensors[name].shape) for name in found} == expected:
                 refuse_misfits(network, weights)
                 chosen = choose_tensors(weights, expected, ignored)
                 tensors = {published[own]: chosen[prefix + theirs[own]] for own in state}
