@@ -2,7 +2,8 @@
 
     python benchmarks/recipe_steps.py
 
-The first step is left out. Fixed encoders are not measured: `benchmarks/recipes.py` has their trainings whole.
+The first step is left out, and so is what is computed once. Of the recipes with points `benchmarks/recipes.py` has
+the whole trainings.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from fullyconv.config import TrainConfig, config_from_mapping
 from fullyconv.dataset import Dataset
 from fullyconv.device import set_threads
 from fullyconv.errors import TrainingError
+from fullyconv.feature_cache import FeatureCache
 from fullyconv.progress import Silent
 from fullyconv.settings import read_config
 from fullyconv.synthetic import write_dataset
@@ -27,7 +29,7 @@ from fullyconv.train import train
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 
-SIZES = {"voc": (375, 500), "coco": (480, 640), "camvid": (360, 480)}
+SIZES = {"lecture": (160, 576), "voc": (375, 500), "coco": (480, 640), "camvid": (360, 480)}
 """(height, width) of the images of the real data set, by how the name of a recipe begins."""
 
 
@@ -68,9 +70,11 @@ def seconds_of_step(config: TrainConfig, size: tuple[int, int], steps: int) -> f
         folder = Path(name)
         write_dataset(folder / "data", train=config.batch * (steps + 2), val=1, test=0, size=size, seed=0)
         watch = Stopwatch(steps)
-        alone = replace(config, epochs=0, encoder_weights="none", accumulate=1, threads=None)
+        epochs = 0 if config.train_encoder != "none" else config.epochs
+        alone = replace(config, epochs=epochs, encoder_weights="none", accumulate=1, threads=None)
+        cache = FeatureCache(folder / "cache")
         with contextlib.suppress(TrainingError):
-            train(Dataset.open(folder / "data"), folder / "run", alone, use_cache=False, progress=watch)
+            train(Dataset.open(folder / "data"), folder / "run", alone, cache=cache, progress=watch)
         gaps = sorted(after - before for before, after in zip(watch.times, watch.times[1:], strict=False))
         return gaps[len(gaps) // 2]
 
@@ -86,7 +90,7 @@ def main() -> None:
     lines = ["| recipe | images at once | seconds | 1,000 times |", "|---|---|---|---|"]
     for path in sorted(RECIPES.glob("*.toml")):
         config = config_from_mapping(read_config(path), source=path.name)
-        if config.train_encoder == "none":
+        if config.train_on == "points" and config.train_encoder == "none":
             continue
         seconds = seconds_of_step(config, SIZES[path.name.split("-")[0]], arguments.steps)
         rows.append({"recipe": path.name, "batch": config.batch, "seconds": seconds})

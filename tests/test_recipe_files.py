@@ -27,6 +27,7 @@ def test_a_recipe_says_what_was_published_and_its_command(name):
     comments = [line for line in text.splitlines() if line.startswith("#")]
     assert any(line.startswith(("# Published:", "# Measured:")) for line in comments)
     assert any(f"--config recipes/{name}" in line for line in comments)
+    assert "two cores" in text  # how long it takes
     config_from_mapping(settings_of(name), source=name)
 
 
