@@ -13,6 +13,7 @@ from fullyconv.dataset import Dataset
 from fullyconv.encoders import build_network
 from fullyconv.errors import UsageError
 from fullyconv.evaluate import evaluate
+from fullyconv.explain import outline_of
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.model import build_model, describe
 from fullyconv.model_file import load_model, read_description, save_model
@@ -71,6 +72,8 @@ def test_the_encoder_is_trained_after_the_decoder(tuned, data, tmp_path):
     description = read_description(tuned.run / "last.safetensors")
     assert description["encoder"]["weights_source"].endswith(", fine-tuned")
     assert "encoder (tuned)" in describe(description)
+    outline = outline_of(load_model(tuned.run / "last.safetensors"))
+    assert outline.encoder_state == outline.to_json()["encoder_state"] == "tuned"
     assert "from now on 2,958,848 weights of the encoder are trained" in (tuned.run / "log.txt").read_text()
     report = evaluate(Predictor(tuned.model), data.split("val"))
     assert report.mean_iou == pytest.approx(tuned.report.mean_iou, abs=0.01)

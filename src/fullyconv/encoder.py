@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from fullyconv.tiles import Halo
 from fullyconv.weights import DownloadableWeights, PackagedWeights
 
 __all__ = [
+    "FINE_TUNED",
     "IMAGENET_INPUT",
     "PAD_TO_STRIDE",
     "RGB_0_TO_1",
@@ -43,6 +44,10 @@ PAD_TO_STRIDE = "pad-to-stride"
 
 SMALLEST_SCALE, LARGEST_SCALE = 0.25, 4.0
 LARGEST_DENOMINATOR = 64  # of a scale as a fraction: keeps the crop grid at a size that images have
+
+
+FINE_TUNED = ", fine-tuned"
+"""How the source of weights ends that were trained further (`fullyconv train --train-encoder`)."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,11 @@ class EncoderNetwork(nn.Module):
     usual_file: str = "a weights file"
     ignored_weights: tuple[str, ...] = ()
     misfits: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def state(self) -> Literal["fixed", "tuned"]:
+        """Whether its weights are those that were published, or were trained further with a decoder."""
+        return "tuned" if self.weights_source.endswith(FINE_TUNED) else "fixed"
 
     def forward(self, images: Tensor, strides: Sequence[int]) -> list[Tensor]:
         """Compute features at `strides`, finest first, and nothing beyond the last.

@@ -130,6 +130,7 @@ def outline_of(model: FCN) -> Outline:
         trained_parameters=sum(parameter.numel() for parameter in decoder.parameters()),
         image_channels=len(encoder.input_convention.mean),
         size_policy=encoder.network.size_policy,
+        encoder_state=encoder.network.state,
     )
 
 
@@ -224,7 +225,7 @@ def describe(outline: Outline, sizes: Sizes | None = None) -> str:
     if sizes:
         parts += [*_arithmetic(outline, sizes), ""]
     parts += [
-        f"fixed    {outline.fixed_parameters:>12,} parameters",
+        f"{outline.encoder_state}    {outline.fixed_parameters:>12,} parameters",
         f"trained  {outline.trained_parameters:>12,}",
         f"all      {outline.fixed_parameters + outline.trained_parameters:>12,}",
     ]
@@ -238,7 +239,7 @@ def _title(outline: Outline) -> str:
 
 
 def _fixed_table(outline: Outline, sizes: Sizes | None) -> list[str]:
-    rows = [("fixed", "stride", "channels", "receptive field", "parameters", "map", "")]
+    rows = [(str(outline.encoder_state), "stride", "channels", "receptive field", "parameters", "map", "")]
     for found in outline.fixed:
         again = found.scale != outline.fixed[0].scale  # The same weights see the image at another scale.
         rows.append(

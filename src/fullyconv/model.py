@@ -15,7 +15,7 @@ from fullyconv.config import TrainConfig
 from fullyconv.decoder import Decoder
 from fullyconv.decoders import DEFAULT_STRIDES, build_decoder, needed_strides
 from fullyconv.decoders.cae import CAEDecoder
-from fullyconv.encoder import RGB_0_TO_1, Encoder
+from fullyconv.encoder import FINE_TUNED, RGB_0_TO_1, Encoder
 from fullyconv.encoders import bare_network, build_network, classifier_layers, is_cae, open_cae
 from fullyconv.encoders.cae import CAE
 from fullyconv.errors import UsageError
@@ -24,10 +24,7 @@ from fullyconv.shapes import Features, Images, Logits, Size
 from fullyconv.tiles import Halo
 from fullyconv.upsample import upsample_logits
 
-__all__ = ["FCN", "FINE_TUNED", "build_model", "describe", "image_form_of"]
-
-FINE_TUNED = ", fine-tuned"
-"""How the source of weights ends that were trained further (`fullyconv train --train-encoder`)."""
+__all__ = ["FCN", "build_model", "describe", "image_form_of"]
 
 
 class FCN(nn.Module):

@@ -17,13 +17,14 @@ from fullyconv.check import DataSummary
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
 from fullyconv.decoder import Decoder
+from fullyconv.encoder import FINE_TUNED
 from fullyconv.errors import UsageError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
 from fullyconv.image_batches import ImageBatches
 from fullyconv.losses import balanced_weights
 from fullyconv.map_batches import MapBatches
-from fullyconv.model import FCN, FINE_TUNED
+from fullyconv.model import FCN
 from fullyconv.phase import Phase
 from fullyconv.point_batches import PointBatches
 from fullyconv.progress import Progress, duration
@@ -117,7 +118,7 @@ class Phases:
             batches = self._feature_batches(FeatureReader(part.front, dataset, self.cache), part, "maps", 0)
         # Its features change from now on: no cache holds them.
         self.val_reader = FeatureReader(encoder, self.splits["val"])
-        if not encoder.network.weights_source.endswith(FINE_TUNED):
+        if encoder.network.state == "fixed":
             encoder.network.weights_source += FINE_TUNED
         return Phase(config, part, batches, self.weights, lr=config.tune_lr, epochs=config.tune_epochs)
 

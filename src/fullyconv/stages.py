@@ -132,6 +132,7 @@ class Outline:
         trained_parameters: Trained numbers of the decoder.
         image_channels: Channels of the image: 3, or 1 where it is grey.
         size_policy: "pad-to-stride", or another one, under which maps are not parts of the image.
+        encoder_state: "fixed", or "tuned" where the encoder was trained, too, after the decoder.
     """
 
     encoder: str
@@ -144,6 +145,7 @@ class Outline:
     trained_parameters: int
     image_channels: int = 3
     size_policy: str = "pad-to-stride"
+    encoder_state: Literal["fixed", "tuned"] = "fixed"
 
     @property
     def output_stride(self) -> int:
@@ -206,6 +208,7 @@ class Outline:
             "num_classes": self.num_classes,
             "image_channels": self.image_channels,
             "size_policy": self.size_policy,
+            "encoder_state": self.encoder_state,
             "stride_grid": self.stride_grid,
             "output_stride": self.output_stride,
             "fixed": {

@@ -56,6 +56,10 @@ class Drawing:
             found.append((self.outline.map(name), chain))
         return found
 
+    def encoder_word(self) -> str:
+        """What to call the encoder's part: Fixed, or Tuned where it was trained, too."""
+        return self.outline.encoder_state.capitalize()
+
     def fixed_line(self) -> str:
         """What the fixed part is, and how large."""
         return f"{self.outline.encoder}, {self.outline.fixed_parameters:,} parameters"

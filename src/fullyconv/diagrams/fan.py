@@ -59,7 +59,7 @@ def fan(drawing: Drawing) -> Figure:
             ("mask", drawing.pixels(), f"bilinear {TIMES}{outline.output_stride}"),
             shown=shown,
         )
-    canvas.bracket(0.15, _BRANCH - 0.05, 0.62, "Fixed", drawing.fixed_line(), FIXED)
+    canvas.bracket(0.15, _BRANCH - 0.05, 0.62, drawing.encoder_word(), drawing.fixed_line(), FIXED)
     end = x + 1.12
     canvas.bracket(_BRANCH + 0.15, end, 0.62, "Trained", drawing.trained_line(), TRAINED, shown=drawing.step > 1)
     return canvas.figure

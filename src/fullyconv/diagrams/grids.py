@@ -135,7 +135,7 @@ def _between(
 
 def _legend(canvas: Canvas, drawing: Drawing, x: float, y: float) -> None:
     """Fixed and Trained, with what they are and how many parameters they have."""
-    parts = (("Fixed", drawing.fixed_line(), FIXED), ("Trained", drawing.trained_line(), TRAINED))
+    parts = ((drawing.encoder_word(), drawing.fixed_line(), FIXED), ("Trained", drawing.trained_line(), TRAINED))
     for number, (words, more, look) in enumerate(parts):
         height = y - 0.32 * number
         canvas.grid(x + 0.1, height, 0.2, 2, look)

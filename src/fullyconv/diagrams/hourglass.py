@@ -44,7 +44,7 @@ def hourglass(drawing: Drawing) -> Figure:
         words = ("mask", f"bilinear {TIMES}{outline.output_stride}", drawing.pixels(), "", "", "")
         row.block(1, 1, PLAIN, words, shown=drawing.is_complete, scene="mask")
     _arcs(canvas, drawing, totals, row.places)
-    canvas.bracket(_MARGIN + 0.06, end_of_fixed - 0.06, 0.6, "Fixed", drawing.fixed_line(), FIXED)
+    canvas.bracket(_MARGIN + 0.06, end_of_fixed - 0.06, 0.6, drawing.encoder_word(), drawing.fixed_line(), FIXED)
     shown = drawing.step > 1
     canvas.bracket(end_of_fixed + 0.06, end, 0.6, "Trained", drawing.trained_line(), TRAINED, shown=shown)
     return canvas.figure
