@@ -85,7 +85,8 @@ def option_row(option):
         default = "on" if default else "off"
     if option.required:
         default = "required"
-    return written, option.help, "" if default is None else f"`{default}`"
+    # A bracket and a caret begin a footnote.
+    return written, option.help.replace("[^", r"\[^"), "" if default is None else f"`{default}`"
 
 
 def table(head, rows):

@@ -25,7 +25,7 @@ from fullyconv.progress import Progress, Silent
 from fullyconv.regions import trace
 from fullyconv.shapes import Mask, Pixels
 
-__all__ = ["Measured", "measure", "report_page"]
+__all__ = ["ConfidentPredictor", "Measured", "measure", "report_page"]
 
 BINS = 15
 """Of confidence, as in Guo et al., "On calibration of modern neural networks" (2017)."""
@@ -41,7 +41,7 @@ class ConfidentPredictor(MaskPredictor, Protocol):
     """What a report asks of a model."""
 
     def predict_with_confidence(self, image: Pixels) -> tuple[Mask, npt.NDArray[np.float32]]:
-        """Return the H x W mask of an of the data set image, and the H x W probabilities of its classes."""
+        """Return the H x W mask of an image of the data set, and the H x W probabilities of its classes."""
 
 
 @dataclass(frozen=True, eq=False)

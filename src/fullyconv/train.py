@@ -60,10 +60,8 @@ def train(
         WeightsError: The encoder's weights are missing, cannot be downloaded, are damaged or of another network.
         TrainingError: The loss is not finite any more, or another process has ended.
     """
-    if config.instant and start_from is not None:
-        raise UsageError("the closed form starts from nothing, got a model to start from", hint="leave --from out")
     if start_from is not None:
-        read_description(start_from)  # refuses what is no model file before there is a folder
+        _check_start(config, start_from)
     with processes.joined(choose_device(config.device)):
         first = processes.is_first()
         say = progress or Silent()
@@ -90,6 +88,13 @@ def train(
             except BaseException:
                 followed.stop()
                 raise
+
+
+def _check_start(config: TrainConfig, path: str | Path) -> None:
+    """Refuse what is no start, before there is a folder."""
+    if config.instant:
+        raise UsageError("the closed form starts from nothing, got a model to start from", hint="leave --from out")
+    read_description(path)
 
 
 def _splits(data: Dataset, config: TrainConfig, resumed: RunFolder | None) -> dict[str, Dataset]:
