@@ -27,7 +27,7 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
-# The names of other projects have no page here, and the build does not use the network. Neither have type variables
+# The names of other projects have no page here, and the build does not use the network; nor have type variables
 # and private names, which signatures show.
 nitpick_ignore_regex = [(r"py:.*", r"(?!fullyconv\.).*"), (r"py:class", r"fullyconv\..*\.(T|Settings|_\w+)")]
 

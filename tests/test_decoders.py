@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from tiny_decoders import FORMS, SIZES, TinyNetwork, built, features_of, randomised, specs_of
+from tiny_networks import deeper_slow
 from torch.nn import functional
 
 from fullyconv.decoders import DECODER_NAMES, build_decoder, decoder_options, needed_strides
@@ -51,7 +52,7 @@ def features_on_meta(name, size):
 
 
 @pytest.mark.parametrize("decoder_name", DECODER_NAMES)
-@pytest.mark.parametrize("name", ENCODER_NAMES)
+@pytest.mark.parametrize("name", deeper_slow(ENCODER_NAMES))
 def test_every_decoder_runs_on_every_encoder_that_has_its_strides(name, decoder_name):
     encoder = encoder_on_meta(name)
     strides = needed_strides(decoder_name, encoder.network.taps)

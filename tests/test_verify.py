@@ -92,9 +92,15 @@ def test_every_size_gives_the_mask_of_the_whole_image(form, size):
     assert np.array_equal(tiled, predictor.predict(image))
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet18", "resnet50_d8", "vgg16"])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_every_family_of_encoders_gives_the_mask_of_the_whole_image(name, precision):
+@pytest.mark.parametrize(
+    ("precision", "name"),
+    [
+        *(("bfloat16", name) for name in ("efficientnet_lite0", "resnet18", "resnet50_d8", "vgg16")),
+        *(("float32", name) for name in ("efficientnet_lite0", "resnet18")),
+        *(pytest.param("float32", name, marks=pytest.mark.slow) for name in ("resnet50_d8", "vgg16")),
+    ],
+)
+def test_every_family_of_encoders_gives_the_mask_of_the_whole_image(precision, name):
     network = build_network(name) if name == "efficientnet_lite0" else bare_network(name)
     if name != "efficientnet_lite0":
         initialise(network)

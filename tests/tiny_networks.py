@@ -2,7 +2,21 @@
 
 from dataclasses import replace
 
+import pytest
+
 from fullyconv.encoders import efficientnet_lite, resnet, vgg
+
+DEEPER = ("efficientnet_lite1", "efficientnet_lite2", "resnet101", "resnet101_d8")
+"""Encoders that have more of the blocks of another one: every day that one stands for them."""
+
+
+def deeper_slow(cases, name=lambda case: case):
+    """Mark the cases of deeper encoders as slow tests."""
+    slow = pytest.mark.slow
+    return [
+        pytest.param(*([case] if isinstance(case, str) else case), marks=slow) if name(case) in DEEPER else case
+        for case in cases
+    ]
 
 
 def make_thin(monkeypatch, channels=1):
