@@ -30,6 +30,7 @@ from fullyconv.commands.predict import predict
 from fullyconv.commands.pretrain import pretrain
 from fullyconv.commands.publish import publish
 from fullyconv.commands.report import report
+from fullyconv.commands.serve import serve
 from fullyconv.commands.train import train
 from fullyconv.errors import FullyConvError
 
@@ -52,6 +53,7 @@ for verb in (
     compare,
     predict,
     export,
+    serve,
     publish,
     convert,
     info,

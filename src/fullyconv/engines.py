@@ -143,6 +143,10 @@ class ExportedPredictor(Predictor):
         """None: only torch works by rows."""
         return None
 
+    def _in_one_piece(self, size: Size, count: int) -> bool:
+        """Not: engines promise no bits of images that are computed with others."""
+        return False
+
     def logits(self, pixels: Pixels) -> Logits:
         """Compute 1 x C x h x w logits at the output stride, of an image or of a window in one piece."""
         return torch.from_numpy(self._run(np.ascontiguousarray(pixels)[None]))

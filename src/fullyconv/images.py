@@ -5,6 +5,7 @@ Files are opened by Python and decoded by Pillow from a fixed set of formats; th
 rules for users.
 """
 
+import io
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ __all__ = [
     "SIDEWAYS",
     "TIFF_BEGINNINGS",
     "image_size",
+    "mask_bytes",
     "mask_mode",
     "opened",
     "orientation",
@@ -400,13 +402,26 @@ def write_mask(
     Raises:
         UsageError: The file exists and `overwrite` is false, or it cannot be written.
     """
+    _write(Path(path), _with_palette(values, color_by_value), "PNG", overwrite)
+
+
+def mask_bytes(values: npt.NDArray[np.uint8], color_by_value: Mapping[int, tuple[int, int, int]]) -> bytes:
+    """The bytes of the file that `write_mask` writes."""
+    buffer = io.BytesIO()
+    _with_palette(values, color_by_value).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _with_palette(
+    values: npt.NDArray[np.uint8], color_by_value: Mapping[int, tuple[int, int, int]]
+) -> PillowImage.Image:
     palette = np.zeros((256, 3), dtype=np.uint8)
     palette[255] = IGNORED_COLOR
     for value, color in color_by_value.items():
         palette[value] = color
     image = PillowImage.fromarray(np.ascontiguousarray(values))
     image.putpalette(palette.tobytes())
-    _write(Path(path), image, "PNG", overwrite)
+    return image
 
 
 def write_image(path: str | Path, rgb: Image, *, overwrite: bool = False) -> None:

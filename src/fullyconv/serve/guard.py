@@ -1,0 +1,133 @@
+"""What every request has to pass, and what every answer carries: hosts, origins, token, headers, errors without paths."""
+
+import base64
+import binascii
+import hmac
+import ipaddress
+import json
+import time
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from fullyconv.serve.limits import Limits
+from fullyconv.serve.measures import Measures
+from fullyconv.serve.protocol import refusal
+
+__all__ = ["Guard"]
+
+OPEN_ROUTES = ("/health", "/v2/health/live", "/v2/health/ready")
+"""That probes ask for without a token; they tell nothing."""
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+    "cache-control": "no-store",
+}
+"""Of every answer that does not say otherwise."""
+
+
+class Guard:
+    """Wraps the application.
+
+    Args:
+        app: What is guarded.
+        hosts: Names, beside IP addresses and localhost, under which the service may be called. Pages of foreign
+            sites can make a browser call any address, but then under their own name (DNS rebinding).
+        token: Which everybody has to know, "" if nobody has to: as bearer, or as password of any user.
+        limits: Of bodies.
+        measures: Where answers are counted.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, hosts: Iterable[str], token: str, limits: Limits, measures: Measures
+    ) -> None:
+        self.app = app
+        self.hosts = {"localhost", *(host.lower() for host in hosts)}
+        self.token = token.encode()
+        self.limits = limits
+        self.measures = measures
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        began = time.perf_counter()
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+                # The route's pattern, not what was asked for: else anybody could make up labels.
+                route = getattr(scope.get("route"), "path", "none")
+                self.measures.requests.labels(route, str(message["status"])).inc()
+                self.measures.seconds.labels(route).observe(time.perf_counter() - began)
+            await send(message)
+
+        refused = self._refusal(scope)
+        if refused is not None:
+            await _answer(send_guarded, *refused)
+            return
+        await self.app(scope, receive, send_guarded)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str, dict[str, str]] | None:
+        """A status, what to say, and headers; None if the request may pass."""
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if not self._is_ours(host):
+            return 403, "expected a Host under which this service is known", {}
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return 403, "requests of pages of other sites are refused", {}
+        if self.token and scope["path"] not in OPEN_ROUTES and not self._knows(headers.get("authorization", "")):
+            return 401, "expected the token of this service", {"www-authenticate": 'Basic realm="fullyconv"'}
+        unread = refusal(scope["headers"], self.limits)
+        return None if unread is None else (*unread, {})
+
+    def _is_ours(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        if name in self.hosts:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+    def _knows(self, authorization: str) -> bool:
+        kind, _, value = authorization.partition(" ")
+        given = value.strip().encode()
+        if kind.lower() == "basic":
+            try:
+                given = base64.b64decode(given, validate=True).partition(b":")[2]
+            except (binascii.Error, ValueError):
+                return False
+        return kind.lower() in ("basic", "bearer") and hmac.compare_digest(given, self.token)
+
+
+async def _answer(send: Send, status: int, message: str, headers: dict[str, str]) -> None:
+    body = json.dumps({"error": message}).encode()
+    fields: dict[str, Any] = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        **headers,
+    }
+    pairs = [(name.encode(), value.encode()) for name, value in fields.items()]
+    await send({"type": "http.response.start", "status": status, "headers": pairs})
+    await send({"type": "http.response.body", "body": body})

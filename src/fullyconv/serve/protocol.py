@@ -1,0 +1,128 @@
+"""HTTP with deadlines: uvicorn by itself waits for slow heads, bodies and readers for ever.
+
+A request whose body is refused by its head (too long, of unknown length, encoded) is not read: what still comes is
+dropped for a moment, so that the sender sees the answer, and the connection is closed.
+"""
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from fullyconv.serve.limits import Limits
+
+__all__ = ["protocol", "refusal"]
+
+SLICE = 4096
+"""Bytes that are parsed at a time: what is refused by its head costs no more."""
+
+LINGER_SECONDS = 1.0
+"""For which the rest of a refused body is dropped, before the connection is closed."""
+
+_METHODS_WITH_BODY = (b"POST", b"PUT", b"PATCH", b"DELETE")
+
+
+def refusal(headers: list[tuple[bytes, bytes]], limits: Limits) -> tuple[int, str] | None:
+    """Why the body of a request is not read: a status and what to say; None if it is read.
+
+    Args:
+        headers: Of the request, names in lower case.
+        limits: What is taken.
+    """
+    found = dict(headers)
+    if b"transfer-encoding" in found:
+        return 411, "expected a body with Content-Length, got one in chunks"
+    if found.get(b"content-encoding", b"identity").lower() != b"identity":
+        return 415, "expected a body as it is, got an encoded one"
+    length = found.get(b"content-length", b"0")
+    if int(length) > limits.body_bytes:
+        return 413, f"expected a body of at most {limits.body_bytes} bytes, got {int(length)}"
+    return None
+
+
+def protocol(limits: Limits) -> type[asyncio.Protocol]:
+    """Make a class of connections with these limits."""
+
+    class Connection(H11Protocol):
+        """A connection."""
+
+        def __init__(self, *arguments: Any, **others: Any) -> None:
+            super().__init__(*arguments, **others)
+            self.access_log = False
+            self._refused = False
+            self._deadline: tuple[str, asyncio.TimerHandle] | None = None
+            self._slow_reader: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > limits.connections:
+                transport.abort()
+                return
+            self._expect("head", limits.header_seconds)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._expect("", None)
+            if self._slow_reader is not None:
+                self._slow_reader.cancel()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            for start in range(0, len(data), SLICE):
+                if self._refused or self.transport.is_closing():
+                    return
+                before = self.cycle
+                super().data_received(data[start : start + SLICE])
+                if self.cycle is not before and refusal(self.headers, limits) is not None:
+                    self._refused = True
+                    self.cycle.more_body = False
+                    self.loop.call_later(LINGER_SECONDS, self.transport.close)
+            self._look()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if not self.transport.is_closing():
+                self._look()
+
+        def _look(self) -> None:
+            """Set the deadline for what is to come next."""
+            state = self.conn.their_state
+            if self._refused or self.transport.is_closing():
+                self._expect("", None)
+            elif state is h11.SEND_BODY:
+                self._expect("body", limits.body_seconds)
+            elif state is h11.IDLE and self.conn.trailing_data[0]:
+                self._expect("head", limits.header_seconds)
+            elif state is h11.IDLE and self.cycle is None:
+                self._expect("head", limits.header_seconds)
+            else:
+                self._expect("", None)
+
+        def _expect(self, part: str, seconds: float | None) -> None:
+            if self._deadline is not None:
+                if self._deadline[0] == part:
+                    return
+                self._deadline[1].cancel()
+            self._deadline = None if seconds is None else (part, self.loop.call_later(seconds, self._too_slow))
+
+        def _too_slow(self) -> None:
+            """Say so if nothing was answered yet, and close."""
+            if not self.transport.is_closing():
+                if self.cycle is None or not self.cycle.response_started:
+                    self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
+                self.transport.close()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._slow_reader = self.loop.call_later(limits.body_seconds, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._slow_reader is not None:
+                self._slow_reader.cancel()
+                self._slow_reader = None
+
+        def shutdown(self) -> None:
+            super().shutdown()
+
+    return Connection
