@@ -2,8 +2,8 @@
 
     fullyconv serve runs/demo/best.safetensors
 
-`app` puts the routes together, `work` is the queue before the models, `guard` and `protocol` are what a request has
-to pass. Everything runs in one process.
+`app` puts the routes together, `work` is the queue before the models, `guard` and `protocol` are what a request
+has to pass. Everything runs in one process.
 """
 
 import ipaddress
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import uvicorn
+from fastapi import FastAPI
 
 from fullyconv.errors import UsageError
 from fullyconv.predict import Predictor
@@ -19,7 +20,7 @@ from fullyconv.serve.app import create_app
 from fullyconv.serve.limits import Limits
 from fullyconv.serve.protocol import protocol
 
-__all__ = ["Limits", "create_app", "serve"]
+__all__ = ["Limits", "create_app", "http_server", "serve"]
 
 DRAIN_SECONDS = 20
 """For which requests in flight are answered after SIGTERM."""
@@ -33,6 +34,7 @@ def serve(
     token: str = "",
     hosts: Sequence[str] = (),
     limits: Limits | None = None,
+    label_studio_images: Path | None = None,
 ) -> None:
     """Serve models until the process is told to end.
 
@@ -43,6 +45,7 @@ def serve(
         token: Which every request has to carry; needed where others than this machine can call.
         hosts: Names under which the service may be called, beside localhost and IP addresses.
         limits: What is taken.
+        label_studio_images: A folder in which images that Label Studio names are looked for.
 
     Raises:
         UsageError: An address that others can reach, without a token.
@@ -55,8 +58,21 @@ def serve(
             hint="put one into FULLYCONV_TOKEN or a file named by --token-file",
         )
     with tempfile.TemporaryDirectory(prefix="fullyconv-serve-") as folder:
-        app = create_app(models, Path(folder), limits=limits, hosts=hosts, token=token)
-        uvicorn.run(
+        app = create_app(
+            models,
+            Path(folder),
+            limits=limits,
+            hosts=hosts,
+            token=token,
+            label_studio_images=label_studio_images,
+        )
+        http_server(app, limits, host, port).run()
+
+
+def http_server(app: FastAPI, limits: Limits, host: str, port: int) -> uvicorn.Server:
+    """Make what listens and speaks HTTP."""
+    return uvicorn.Server(
+        uvicorn.Config(
             app,
             host=host,
             port=port,
@@ -69,6 +85,7 @@ def serve(
             server_header=False,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
+    )
 
 
 def _is_loopback(host: str) -> bool:

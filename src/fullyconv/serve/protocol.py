@@ -91,9 +91,7 @@ def protocol(limits: Limits) -> type[asyncio.Protocol]:
                 self._expect("", None)
             elif state is h11.SEND_BODY:
                 self._expect("body", limits.body_seconds)
-            elif state is h11.IDLE and self.conn.trailing_data[0]:
-                self._expect("head", limits.header_seconds)
-            elif state is h11.IDLE and self.cycle is None:
+            elif state is h11.IDLE and (self.cycle is None or self.conn.trailing_data[0]):
                 self._expect("head", limits.header_seconds)
             else:
                 self._expect("", None)
@@ -121,8 +119,5 @@ def protocol(limits: Limits) -> type[asyncio.Protocol]:
             if self._slow_reader is not None:
                 self._slow_reader.cancel()
                 self._slow_reader = None
-
-        def shutdown(self) -> None:
-            super().shutdown()
 
     return Connection

@@ -1,6 +1,7 @@
-"""What comes with a request: the image of a form or of a body, on disk under a name of ours, and its decoded pixels."""
+"""What comes with a request: an image, on disk under a name of ours until it is decoded, or JSON."""
 
 import asyncio
+import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -9,34 +10,48 @@ from pathlib import Path
 from typing import TypeVar
 
 from fastapi import Request
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from fullyconv.errors import DataError, FullyConvError
+from fullyconv.errors import DataError, FullyConvError, UsageError
 from fullyconv.image_form import ImageForm
 from fullyconv.images import show_path
+from fullyconv.serve.context import Context
 from fullyconv.serve.limits import Limits
 from fullyconv.shapes import Pixels
 from fullyconv.sources import read_header
 
-__all__ = ["Gone", "Received", "TooLarge", "Unsupported", "decoded", "received", "unless_gone"]
+__all__ = [
+    "GoneError",
+    "Received",
+    "TooLargeError",
+    "UnsupportedError",
+    "body_of",
+    "decoded",
+    "decoded_bytes",
+    "json_of",
+    "received",
+    "unless_gone",
+]
 
 _Result = TypeVar("_Result")
+_Model = TypeVar("_Model", bound=BaseModel)
 
 COPIED = 2**20
 """Bytes that are copied at a time."""
 
 
-class TooLarge(FullyConvError):
+class TooLargeError(FullyConvError):
     """More pixels than are taken."""
 
 
-class Unsupported(FullyConvError):
+class UnsupportedError(FullyConvError):
     """A body of a kind that is not read."""
 
 
-class Gone(Exception):  # noqa: N818 - it is no error
+class GoneError(Exception):
     """Whoever asked has hung up."""
 
 
@@ -65,9 +80,9 @@ async def received(request: Request, folder: Path, limits: Limits) -> AsyncItera
         limits: Of the form.
 
     Raises:
-        Unsupported: The body is neither.
+        UnsupportedError: The body is neither.
         DataError: The form has no image, several, or is damaged.
-        Gone: The sender hung up.
+        GoneError: The sender hung up.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     path = folder / secrets.token_hex(16)
@@ -79,12 +94,12 @@ async def received(request: Request, folder: Path, limits: Limits) -> AsyncItera
                 await _of_body(request, path)
                 taken = Received(path, "image", {})
             else:
-                raise Unsupported(
+                raise UnsupportedError(
                     f"expected multipart/form-data or an image as body, got {kind[:80] or 'no content type'}",
                     hint="such as curl -F image=@photo.jpg",
                 )
         except ClientDisconnect:
-            raise Gone from None
+            raise GoneError from None
         yield taken
     finally:
         path.unlink(missing_ok=True)
@@ -128,44 +143,96 @@ async def _of_body(request: Request, path: Path) -> None:
             file.write(part)
 
 
-def decoded(path: Path, form: ImageForm, most_pixels: int) -> Pixels:
-    """Read an image, after its header says that it is not too large.
+@asynccontextmanager
+async def decoded(path: Path, form: ImageForm, context: Context) -> AsyncIterator[Pixels]:
+    """Decode an image, after its header says that it is not too large, and hold its memory within the block.
 
     Args:
         path: The file; messages call it "the image".
         form: In which it is read.
-        most_pixels: That it may have.
+        context: What is taken.
 
     Raises:
-        TooLarge: It has more.
+        TooLargeError: It has more pixels than are taken.
+        BusyError: Others hold too much memory.
         DataError: It cannot be read.
     """
+    work = context.work
     try:
-        height, width = read_header(path, form).size
-        if height * width > most_pixels:
-            raise TooLarge(f"expected at most {most_pixels} pixels, got {height} x {width}")
-        return form.read(path)
+        height, width = (await work.code(read_header, path, form)).size
+        if height * width > context.limits.pixels:
+            raise TooLargeError(f"expected at most {context.limits.pixels} pixels, got {height} x {width}")
+        with work.hold(height * width * (3 if form.is_usual else 4 * form.channels)):
+            yield await work.code(form.read, path)
     except DataError as error:
         raise DataError(nameless(error.message, path), hint=nameless(error.hint or "", path) or None) from None
 
 
 def nameless(message: str, path: Path) -> str:
     """A message that does not tell where files lie."""
-    return message.replace(show_path(path), "the image").replace(str(path), "the image").replace(path.name, "image")
+    return (
+        message.replace(show_path(path), "the image").replace(str(path), "the image").replace(path.name, "image")
+    )
+
+
+@asynccontextmanager
+async def decoded_bytes(file: bytes, form: ImageForm, context: Context) -> AsyncIterator[Pixels]:
+    """Decode an image that came within something else, as `decoded` does."""
+    path = context.folder / secrets.token_hex(16)
+    try:
+        path.write_bytes(file)
+        async with decoded(path, form, context) as pixels:
+            yield pixels
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def body_of(request: Request, context: Context) -> AsyncIterator[bytes]:
+    """The body of a request, whose memory is held within the block.
+
+    Raises:
+        BusyError: Others hold too much memory.
+        GoneError: The sender hung up.
+    """
+    with context.work.hold(int(request.headers.get("content-length", "0"))):
+        try:
+            yield await request.body()
+        except ClientDisconnect:
+            raise GoneError from None
+
+
+def json_of(body: bytes, kind: type[_Model]) -> _Model:
+    """Understand a body of JSON.
+
+    Raises:
+        UsageError: It is none, or another one.
+    """
+    try:
+        return kind.model_validate(json.loads(body, parse_constant=_no_number))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UsageError(f"{'.'.join(map(str, first['loc']))[:200] or 'body'}: {first['msg'][:200]}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the JSON of the request cannot be read: {str(error)[:200]}") from None
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
 
 
 async def unless_gone(request: Request, work: Awaitable[_Result]) -> _Result:
     """Wait for something as long as somebody waits for the answer.
 
     Raises:
-        Gone: The sender hung up; the work is cancelled.
+        GoneError: The sender hung up; the work is cancelled.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise Gone
+            raise GoneError
         return task.result()
     finally:
         for one in (task, gone):
