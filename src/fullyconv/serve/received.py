@@ -11,14 +11,13 @@ from typing import TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from fullyconv.errors import DataError, FullyConvError, UsageError
 from fullyconv.image_form import ImageForm
 from fullyconv.images import show_path
 from fullyconv.serve.context import Context
+from fullyconv.serve.form import Form
 from fullyconv.serve.limits import Limits
 from fullyconv.shapes import Pixels
 from fullyconv.sources import read_header
@@ -39,8 +38,8 @@ __all__ = [
 _Result = TypeVar("_Result")
 _Model = TypeVar("_Model", bound=BaseModel)
 
-COPIED = 2**20
-"""Bytes that are copied at a time."""
+PARSED = 2**16
+"""Bytes of a form that are read before others take their turn."""
 
 
 class TooLargeError(FullyConvError):
@@ -87,60 +86,41 @@ async def received(request: Request, folder: Path, limits: Limits) -> AsyncItera
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     path = folder / secrets.token_hex(16)
     try:
-        try:
-            if kind == "multipart/form-data":
-                taken = await _of_form(request, path, limits)
-            elif kind.startswith("image/") or kind == "application/octet-stream":
-                await _of_body(request, path)
-                taken = Received(path, "image", {})
-            else:
-                raise UnsupportedError(
-                    f"expected multipart/form-data or an image as body, got {kind[:80] or 'no content type'}",
-                    hint="such as curl -F image=@photo.jpg",
-                )
-        except ClientDisconnect:
-            raise GoneError from None
+        if kind == "multipart/form-data":
+            taken = await _of_form(request, path, limits)
+        elif kind.startswith("image/") or kind == "application/octet-stream":
+            with path.open("xb") as file:
+                async for part in _parts(request):
+                    file.write(part)
+            taken = Received(path, "image", {})
+        else:
+            raise UnsupportedError(
+                f"expected multipart/form-data or an image as body, got {kind[:80] or 'no content type'}",
+                hint="such as curl -F image=@photo.jpg",
+            )
         yield taken
     finally:
         path.unlink(missing_ok=True)
 
 
 async def _of_form(request: Request, path: Path, limits: Limits) -> Received:
-    boundary = request.headers["content-type"].partition("boundary=")[2]
-    if len(boundary) > limits.boundary:
-        raise DataError("expected a form with a boundary of at most 70 characters")
-    parser = MultiPartParser(
-        request.headers,
-        request.stream(),
-        max_files=1,
-        max_fields=limits.fields,
-        max_part_size=limits.field_bytes,
-    )
-    try:
-        form = await parser.parse()
-    except (MultiPartException, ValueError, KeyError) as error:
-        raise DataError(f"the form cannot be read: {str(error)[:200]}") from None
-    try:
-        files = [value for value in form.values() if isinstance(value, UploadFile)]
-        fields = {name: value for name, value in form.items() if isinstance(value, str)}
-        if len(files) != 1:
-            raise DataError("expected a form with one file, the image, got none")
-        await asyncio.to_thread(_copy, files[0], path)
-        return Received(path, files[0].filename or "image", fields)
-    finally:
-        await form.close()
-
-
-def _copy(upload: UploadFile, path: Path) -> None:
     with path.open("xb") as file:
-        while part := upload.file.read(COPIED):
-            file.write(part)
+        form = Form(request.headers["content-type"], file, limits)
+        async for part in _parts(request):
+            for start in range(0, len(part), PARSED):
+                form.feed(part[start : start + PARSED])
+                await asyncio.sleep(0)
+        form.finish()
+    return Received(path, form.file_name or "image", form.fields)
 
 
-async def _of_body(request: Request, path: Path) -> None:
-    with path.open("xb") as file:
+async def _parts(request: Request) -> AsyncIterator[bytes]:
+    """The body as it comes."""
+    try:
         async for part in request.stream():
-            file.write(part)
+            yield part
+    except ClientDisconnect:
+        raise GoneError from None
 
 
 @asynccontextmanager
@@ -196,10 +176,7 @@ async def body_of(request: Request, context: Context) -> AsyncIterator[bytes]:
         GoneError: The sender hung up.
     """
     with context.work.hold(int(request.headers.get("content-length", "0"))):
-        try:
-            yield await request.body()
-        except ClientDisconnect:
-            raise GoneError from None
+        yield b"".join([part async for part in _parts(request)])
 
 
 def json_of(body: bytes, kind: type[_Model]) -> _Model:
