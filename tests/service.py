@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import socket
 import threading
 import time
 
@@ -47,15 +48,17 @@ def running(models, folder, *, port=0, limits=None, **options):
     """Serve models by name within the block; yields (host, port)."""
     limits = limits or Limits()
     folder.mkdir(exist_ok=True)
-    server = http_server(create_app(models, folder, limits=limits, **options), limits, "127.0.0.1", port)
-    thread = threading.Thread(target=server.run, daemon=True)
+    server = http_server(create_app(models, folder, limits=limits, **options), limits)
+    listener = socket.create_server(("127.0.0.1", port))
+    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
     thread.start()
     try:
         while not server.started:
             assert thread.is_alive()
             time.sleep(0.01)
-        yield server.servers[0].sockets[0].getsockname()
+        yield listener.getsockname()
     finally:
         server.should_exit = True
         thread.join(30)
         assert not thread.is_alive()
+        listener.close()

@@ -42,6 +42,7 @@ VERBS = {
     "compare",
     "report",
     "publish",
+    "serve",
     "predict",
     "export",
     "convert",

@@ -77,7 +77,6 @@ def serve(
         name: open_predictor(path, engine=engine, device=device, precision=precision, memory=allowed)
         for name, path in _named(models).items()
     }
-    console.say(f"serving {', '.join(opened)} at http://{host}:{port}/ (Ctrl-C ends it)")
     serve_models(
         opened,
         host=host,
@@ -86,6 +85,7 @@ def serve(
         hosts=allow_host or (),
         limits=Limits(body_bytes=parsed_bytes(max_body), pixels=max_pixels, waiting=queue),
         label_studio_images=label_studio_images,
+        progress=console,
     )
 
 

@@ -101,28 +101,7 @@ def router(context: Context) -> APIRouter:
 
     @routes.post("/models/{name}/infer", summary="Segment images", response_class=Response)
     async def infer(name: str, request: Request) -> Response:
-        name, predictor = context.model(name)
-        work = context.work
-        async with AsyncExitStack() as held:
-            held.enter_context(work.place())
-            body = await held.enter_async_context(body_of(request, context))
-            head, tail = await work.code(_understood, body, request.headers.get(LENGTH_HEADER))
-            given = await work.code(_given, head.inputs[0], tail, predictor)
-            images = [
-                await held.enter_async_context(decoded_bytes(image, predictor.image_form, context))
-                if isinstance(image, bytes)
-                else image
-                for image in given
-            ]
-            if sum(math.prod(image.shape[:2]) for image in images) > context.limits.pixels:
-                raise TooLargeError(f"expected at most {context.limits.pixels} pixels in a request, got more")
-            masks = await unless_gone(request, asyncio.gather(*(work.mask(name, image) for image in images)))
-            probabilities: list[npt.NDArray[np.float32]] = []
-            if any(output.name == "probabilities" for output in head.outputs):
-                held.enter_context(work.hold(_bytes_of_probabilities(predictor, masks, context)))
-                all_of_them = (work.compute(predictor.probabilities, image) for image in images)
-                probabilities = list(await unless_gone(request, asyncio.gather(*all_of_them)))
-            return await work.code(_answer, name, head, predictor, masks, probabilities)
+        return await _infer(context, name, request)
 
     for path in ("/ready", "", "/infer"):  # the same under an explicit version
         route = next(
@@ -135,6 +114,31 @@ def router(context: Context) -> APIRouter:
             include_in_schema=False,
         )
     return routes
+
+
+async def _infer(context: Context, name: str, request: Request) -> Response:
+    name, predictor = context.model(name)
+    work = context.work
+    async with AsyncExitStack() as held:
+        held.enter_context(work.place())
+        body = await held.enter_async_context(body_of(request, context))
+        head, tail = await work.code(_understood, body, request.headers.get(LENGTH_HEADER))
+        given = await work.code(_given, head.inputs[0], tail, predictor)
+        images = [
+            await held.enter_async_context(decoded_bytes(image, predictor.image_form, context))
+            if isinstance(image, bytes)
+            else image
+            for image in given
+        ]
+        if sum(math.prod(image.shape[:2]) for image in images) > context.limits.pixels:
+            raise TooLargeError(f"expected at most {context.limits.pixels} pixels in a request, got more")
+        masks = await unless_gone(request, asyncio.gather(*(work.mask(name, image) for image in images)))
+        probabilities: list[npt.NDArray[np.float32]] = []
+        if any(output.name == "probabilities" for output in head.outputs):
+            held.enter_context(work.hold(_bytes_of_probabilities(predictor, masks, context)))
+            all_of_them = (work.compute(predictor.probabilities, image) for image in images)
+            probabilities = list(await unless_gone(request, asyncio.gather(*all_of_them)))
+        return await work.code(_answer, name, head, predictor, masks, probabilities)
 
 
 def _metadata(name: str, predictor: Predictor) -> dict[str, Any]:

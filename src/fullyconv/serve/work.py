@@ -94,7 +94,7 @@ class Work:
             BusyError: There is none.
         """
         if self._places >= self.limits.waiting:
-            raise BusyError(f"{self._places} requests are waiting", hint="try again in a second")
+            raise BusyError(f"{self._places} requests wait", hint="try again in a second")
         self._places += 1
         self.measures.waiting.set(self._places)
         try:
