@@ -13,11 +13,12 @@ from starlette.exceptions import HTTPException
 from fullyconv import __version__
 from fullyconv.errors import FullyConvError
 from fullyconv.predict import Predictor
-from fullyconv.serve import predict_route
+from fullyconv.serve import opened_route, page_route, predict_route
 from fullyconv.serve.context import Context, Unknown
 from fullyconv.serve.guard import Guard
 from fullyconv.serve.limits import Limits
 from fullyconv.serve.measures import CONTENT_TYPE, Measures
+from fullyconv.serve.opened import Opened
 from fullyconv.serve.received import Gone, TooLarge, Unsupported
 from fullyconv.serve.work import Busy, Work
 
@@ -51,11 +52,13 @@ def create_app(
     measures = Measures()
     work = Work(models, limits, measures)
     context = Context(work, limits, folder)
+    opened = Opened(context)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         work.start()
         yield
+        await opened.close_all()
         await work.stop()
 
     app = FastAPI(
@@ -66,7 +69,8 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    app.include_router(predict_route.router(context))
+    for routes in (predict_route.router(context), opened_route.router(context, opened), page_route.router(context)):
+        app.include_router(routes)
 
     @app.get("/metrics", tags=["operation"], summary="Counters for Prometheus", response_class=Response)
     def metrics() -> Response:
