@@ -69,7 +69,11 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    for routes in (predict_route.router(context), opened_route.router(context, opened), page_route.router(context)):
+    for routes in (
+        predict_route.router(context),
+        opened_route.router(context, opened),
+        page_route.router(context),
+    ):
         app.include_router(routes)
 
     @app.get("/metrics", tags=["operation"], summary="Counters for Prometheus", response_class=Response)

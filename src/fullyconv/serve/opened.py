@@ -1,7 +1,7 @@
 """Images that are open on the page: on disk with their masks, predicted part by part while they are looked at.
 
-An image is found by its id alone, 128 random bits that only the sender knows. What takes too much room goes, what was
-not asked for longest first, and so does what nobody asked for in a while.
+An image is found by its id alone, 128 random bits that only the sender knows. Where they take too much room, those go
+that were not asked for longest; and so does what nobody asked for in a while.
 """
 
 import asyncio
@@ -126,7 +126,7 @@ class OpenedImage:
         self.revision += 1
 
     def tile(self, layer: str, level: int, column: int, row: int) -> npt.NDArray[np.uint8] | None:
-        """A tile of the image, the mask or the confidence; class index 255 and confidence 0 where there is none yet."""
+        """A tile of a layer; the mask is 255 and the confidence 0 where nothing is predicted yet."""
         pyramid = {"image": self.image, "mask": self.mask, "confidence": self.confidence}.get(layer)
         done = -(-self.rows // 2**level) - row * TILE  # before it is read: what is written meanwhile is left out
         part = None if pyramid is None else pyramid.tile(level, column, row)

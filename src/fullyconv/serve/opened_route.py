@@ -19,9 +19,9 @@ from fullyconv.pictures import overlay, save_picture, with_legend
 from fullyconv.predict_files import LARGE
 from fullyconv.serve.context import Context
 from fullyconv.serve.opened import Opened, OpenedImage
-from fullyconv.serve.predict_route import IMAGE_BODY
 from fullyconv.serve.pyramid import blocks, reserved
 from fullyconv.serve.received import TooLarge, received, unless_gone
+from fullyconv.shapes import Image, Mask
 from fullyconv.sources.reduced import Reduced
 from fullyconv.vectors import geojson
 
@@ -40,6 +40,22 @@ DOWNLOADS = {
 }
 """What can be downloaded: how its name ends, and its type."""
 
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {"type": "string", "format": "binary"}, "model": {"type": "string"}},
+                }
+            },
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
+
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"description": "There is no such image, or none any more."}}
 
 
@@ -47,7 +63,7 @@ def router(context: Context, opened: Opened) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/images", tags=["page"], responses=_UNKNOWN)
 
-    @routes.post("", status_code=201, summary="Open an image", openapi_extra=IMAGE_BODY)
+    @routes.post("", status_code=201, summary="Open an image", openapi_extra=_BODY)
     async def add(request: Request, model: str | None = None) -> JSONResponse:
         """Keep an image, so that it can be looked at by tiles, and begin to predict it.
 
@@ -59,21 +75,21 @@ def router(context: Context, opened: Opened) -> APIRouter:
                 image = await unless_gone(request, opened.open(upload.path, upload.name[:200], name))
         return JSONResponse(image.state(), 201, {"location": f"/images/{image.id}"})
 
-    @routes.get("/{name}", summary="How far an image is")
-    async def state(name: str) -> JSONResponse:
+    @routes.get("/{id}", summary="How far an image is")
+    async def state(id: str) -> JSONResponse:
         """Give its size, its classes with the pixels that they have so far, and how much is predicted."""
-        return JSONResponse(opened.get(name).state())
+        return JSONResponse(opened.get(id).state())
 
-    @routes.delete("/{name}", status_code=204, summary="Close an image")
-    async def close(name: str) -> Response:
+    @routes.delete("/{id}", status_code=204, summary="Close an image")
+    async def close(id: str) -> Response:
         """Forget an image; it is predicted no further."""
-        opened.close(name)
+        opened.close(id)
         return Response(status_code=204)
 
-    @routes.get("/{name}/download/{kind}", summary="Take something away", response_class=Response)
-    async def download(name: str, kind: str) -> Response:
+    @routes.get("/{id}/download/{kind}", summary="Take something away", response_class=Response)
+    async def download(id: str, kind: str) -> Response:
         """Give the `mask` as `fullyconv predict` writes it, the `overlay`, or the outlines as `geojson`."""
-        image = opened.get(name)
+        image = opened.get(id)
         if kind not in DOWNLOADS:
             raise HTTPException(404, f"there are {', '.join(DOWNLOADS)}, got {kind[:80]!r}")
         if not image.done:
@@ -93,14 +109,14 @@ def router(context: Context, opened: Opened) -> APIRouter:
         }
         return StreamingResponse(_sent(path), headers=headers, media_type=media_type)
 
-    @routes.get("/{name}/{layer}/{level}/{place}", summary="A tile", response_class=Response)
-    async def tile(name: str, layer: str, level: int, place: str) -> Response:
-        """Give 512 x 512 pixels of the `image`, the `mask` (grey: class indices, 255 where it is not predicted yet)
-        or the `confidence` (grey: 0 to 255 for 0 to 1).
+    @routes.get("/{id}/{layer}/{level}/{place}", summary="A tile", response_class=Response)
+    async def tile(id: str, layer: str, level: int, place: str) -> Response:
+        """Give a tile of 512 x 512 pixels of the `image`, the `mask` or the `confidence`.
 
+        Masks are grey PNG of class indices, 255 where nothing is predicted yet; confidence is 0 to 255 for 0 to 1.
         Level 0 has all pixels, each next one half as many in a row; `place` is `COLUMN_ROW` of the tile.
         """
-        image = opened.get(name)
+        image = opened.get(id)
         found = re.fullmatch(r"(\d{1,6})_(\d{1,6})", place)
         if found is None or level < 0:
             raise HTTPException(404, "expected a tile as LEVEL/COLUMN_ROW")
@@ -154,7 +170,8 @@ def _write_mask(image: OpenedImage, path: Path) -> None:
 
 
 def _write_overlay(image: OpenedImage, path: Path) -> None:
-    pixels, mask = image.image.levels[0], image.mask.levels[0]
+    pixels: Image = image.image.levels[0]
+    mask: Mask = image.mask.levels[0]
     if mask.size > LARGE:
         look = Reduced(image.size)
         for box in blocks(image.size):

@@ -18,7 +18,7 @@ from fullyconv.serve.received import decoded, received, unless_gone
 from fullyconv.shapes import Mask, Pixels
 from fullyconv.vectors import geojson
 
-__all__ = ["IMAGE_BODY", "areas", "encoded_mask", "router"]
+__all__ = ["areas", "encoded_mask", "router"]
 
 FORMATS = {
     "mask": "image/png",
@@ -39,7 +39,7 @@ def router(context: Context) -> APIRouter:
         "/predict",
         summary="Segment an image",
         response_class=Response,
-        openapi_extra=IMAGE_BODY,
+        openapi_extra=_BODY,
         responses={
             200: {"description": "The mask.", "content": {kind: {} for kind in set(FORMATS.values())}},
             503: {"description": "Too many requests wait; try again after Retry-After seconds."},
@@ -112,7 +112,7 @@ def areas(mask: Mask, table: ClassTable) -> dict[str, Any]:
     return {"height": mask.shape[0], "width": mask.shape[1], "classes": classes}
 
 
-IMAGE_BODY = {
+_BODY = {
     "requestBody": {
         "required": True,
         "content": {

@@ -53,7 +53,7 @@ class Pyramid:
         larger, smaller = self.levels[level - 1], self.levels[level]
         for box in blocks((smaller.shape[0], smaller.shape[1]), BLOCK // 2):
             block = larger[2 * box.top : 2 * box.bottom, 2 * box.left : 2 * box.right]
-            smaller[box.slices] = PillowImage.fromarray(np.ascontiguousarray(block)).reduce(2)
+            smaller[box.slices] = np.asarray(PillowImage.fromarray(np.ascontiguousarray(block)).reduce(2))
 
     def write_all(self, box: Box, values: npt.NDArray[np.uint8]) -> None:
         """Write a part of every level: of smaller ones every second pixel of the larger one, for class indices."""

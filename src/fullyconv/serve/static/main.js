@@ -130,7 +130,8 @@ function factsOf(picture) {
   if (state === "sending") return `sending, ${Math.round(100 * picture.sent)} %`;
   if (!info) return "being read";
   const size = `${info.width.toLocaleString("en")} × ${info.height.toLocaleString("en")} pixels`;
-  return state === "done" ? size : `${size}, ${Math.round(100 * info.share)} % predicted`;
+  if (state === "done") return size;
+  return info.share ? `${size}, ${Math.floor(100 * info.share)} % predicted` : `${size}, not predicted yet`;
 }
 
 function showProgress(picture) {
@@ -148,14 +149,17 @@ function showProgress(picture) {
 function showNotice(picture) {
   const notice = $("notice");
   const words = { waiting: "Waiting to be sent …", sending: "Sending …", reading: "Reading the image …" };
-  const text = picture?.state === "failed" ? picture.error : words[picture?.state];
+  const failed = picture?.state === "failed";
+  const text = failed ? `${picture.name} could not be opened` : words[picture?.state];
   notice.hidden = !text;
-  notice.classList.toggle("error", picture?.state === "failed");
-  notice.querySelector("p").textContent = text ?? "";
-  $("again").hidden = picture?.state !== "failed";
+  notice.classList.toggle("error", failed);
+  notice.querySelector("h2").textContent = text ?? "";
+  notice.querySelector("p").textContent = failed ? picture.error : "";
+  $("again").hidden = !failed;
 }
 
 $("again").addEventListener("click", () => pictures.retry(pictures.current));
+$("close").addEventListener("click", () => pictures.remove(pictures.current));
 
 const announced = new WeakMap();
 function announce(picture) {

@@ -4,6 +4,11 @@ import { Tiles, painted, paletteOf } from "./tiles.js";
 
 const KEPT_TILES = matchMedia("(pointer: coarse)").matches ? 64 : 160;
 
+/** OpenSeadragon writes a style into the page unless it finds one. Inline styles are refused, and style.css has it. */
+const found = document.createElementNS("urn:fullyconv", "style");
+found.setAttribute("data-openseadragon-mobile-css", "");
+document.head.append(found);
+
 export class Viewer {
   /** `moved` is called when what is under the pointer may have changed. */
   constructor(stage, element, canvas, moved) {
