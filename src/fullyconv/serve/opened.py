@@ -1,7 +1,7 @@
 """Images that are open on the page: on disk with their masks, predicted part by part while they are looked at.
 
-An image is found by its id alone, 128 random bits that only the sender knows. Where they take too much room, those go
-that were not asked for longest; and so does what nobody asked for in a while.
+An image is found by its id alone, 128 random bits that only the sender knows. Where they take too much room, those
+go that were not asked for longest; and so does what nobody asked for in a while.
 """
 
 import asyncio

@@ -143,7 +143,7 @@ def _tile(image: OpenedImage, layer: str, level: int, column: int, row: int) -> 
     buffer = io.BytesIO()
     picture = PillowImage.fromarray(part)
     if layer == "image" and level:
-        picture.save(buffer, "JPEG", quality=JPEG_QUALITY)
+        picture.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     else:
         picture.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
