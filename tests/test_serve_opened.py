@@ -208,7 +208,7 @@ def test_images_cannot_be_listed_or_guessed(service):
     state = opened(service, noise(20, 20))
     assert service.get("/images").status_code in (404, 405)
     assert service.get(f"/images/{state['id'][:-1]}").status_code == 404
-    for path in ("mask/9/0_0", "mask/0/1_0", "mask/0/0", "mask/-1/0_0", "secret/0/0_0", "mask/x/0_0"):
+    for path in ("mask/9/0_0", "mask/0/1_0", "mask/0/0", "mask/-1/0_0", "mask/9999999999/0_0", "image/0/999999_0", "secret/0/0_0", "mask/x/0_0"):
         assert service.get(f"/images/{state['id']}/{path}").status_code in (400, 404), path
     answer = service.post("/images", files={"image": png(noise(20, 20))}, data={"model": "b"})
     assert (answer.status_code, answer.json()["error"]) == (404, "there is no model 'b' (there are a)")

@@ -106,7 +106,7 @@ def page_of(browser, server, path="/", expected=(), **settings):
 
 
 def is_own(url, server):
-    return url.startswith((server.address, "blob:", "data:"))
+    return url.startswith((server.address, "blob:", "data:", "about:"))
 
 
 def choose(page, *images, field="#first-file"):
@@ -324,6 +324,26 @@ def test_several_images_in_a_strip_one_of_them_broken(browser, serve):
         assert page.inner_text("#name") == "a.png"
         page.get_by_role("button", name="a.png: done").press("ArrowRight")
         assert page.inner_text("#name") == "c.png"
+
+
+@needs_browser
+@pytest.mark.slow
+def test_what_is_too_long_is_not_even_sent_and_a_page_that_is_left_leaves_nothing(browser, serve):
+    server = serve(body_bytes=50_000)
+    with page_of(browser, server) as page:
+        noisy = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+        choose(page, ("large.png", noisy))
+        page.wait_for_selector("#notice.error")
+        assert page.inner_text("#notice p") == "expected a file of at most 0.05 MB, got 0.12 MB"
+        choose(page, ("a.png", FLAG), field="#file")
+        wait_until_done(page)
+        assert list(server.folder.iterdir())
+        page.goto("about:blank")
+        for _ in range(100):
+            if not list(server.folder.iterdir()):
+                break
+            page.wait_for_timeout(50)
+        assert not list(server.folder.iterdir())
 
 
 class Gated(Thirds):

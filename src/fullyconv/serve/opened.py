@@ -128,8 +128,10 @@ class OpenedImage:
     def tile(self, layer: str, level: int, column: int, row: int) -> npt.NDArray[np.uint8] | None:
         """A tile of a layer; the mask is 255 and the confidence 0 where nothing is predicted yet."""
         pyramid = {"image": self.image, "mask": self.mask, "confidence": self.confidence}.get(layer)
+        if pyramid is None or not 0 <= level < len(pyramid.levels):
+            return None
         done = -(-self.rows // 2**level) - row * TILE  # before it is read: what is written meanwhile is left out
-        part = None if pyramid is None else pyramid.tile(level, column, row)
+        part = pyramid.tile(level, column, row)
         if part is not None and layer != "image":
             part[max(done, 0) :] = IGNORE_INDEX if layer == "mask" else 0
         return part

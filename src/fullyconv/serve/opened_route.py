@@ -118,7 +118,7 @@ def router(context: Context, opened: Opened) -> APIRouter:
         """
         image = opened.get(id)
         found = re.fullmatch(r"(\d{1,6})_(\d{1,6})", place)
-        if found is None or level < 0:
+        if found is None:
             raise HTTPException(404, "expected a tile as LEVEL/COLUMN_ROW")
         body = await context.work.code(_tile, image, layer, level, int(found[1]), int(found[2]))
         if body is None:

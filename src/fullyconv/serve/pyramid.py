@@ -64,8 +64,8 @@ class Pyramid:
             level[top : top + part.shape[0], left : left + part.shape[1]] = part
 
     def tile(self, level: int, column: int, row: int) -> npt.NDArray[np.uint8] | None:
-        """A tile, smaller at the right and lower edge; None where there is none."""
-        if not 0 <= level < len(self.levels) or column < 0 or row < 0:
+        """A tile of a level, smaller at the right and lower edge; None where there is none."""
+        if column < 0 or row < 0:
             return None
         part = self.levels[level][row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
         return np.array(part) if part.size else None

@@ -359,12 +359,17 @@ async function begin() {
     return; // tried again when it is back
   }
   models = about.models;
+  pictures.mostBytes = about.body_bytes;
   const names = models.map(({ name }) => name);
   if (!names.includes(pictures.model)) pictures.model = names[0];
   $("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === pictures.model)));
   $("model-label").classList.toggle("one", names.length < 2);
   showExamples();
 }
+
+addEventListener("pagehide", (event) => {
+  if (!event.persisted) pictures.leave();
+});
 
 $("camera").hidden = !matchMedia("(pointer: coarse)").matches;
 showOpacity();

@@ -4,6 +4,8 @@ import { ask, askJson, connection, pause, upload } from "./service.js";
 
 const POLL_MILLISECONDS = 500;
 const MOST_REVIVALS = 3;
+const MOST_BREAKS = 3;
+const FORM_BYTES = 4096;
 
 /** States: waiting, sending, reading, predicting, done, failed. */
 class Picture {
@@ -12,6 +14,7 @@ class Picture {
     this.name = file.name || "pasted image";
     this.model = model;
     this.revivals = 0;
+    this.breaks = 0;
     this.wait();
   }
 
@@ -35,6 +38,7 @@ export class Pictures extends EventTarget {
     this.all = [];
     this.current = null;
     this.model = "";
+    this.mostBytes = Infinity;
     this.busy = false;
     this.polling = false;
     connection.addEventListener("back", () => this.#comeBack());
@@ -74,6 +78,7 @@ export class Pictures extends EventTarget {
 
   retry(picture) {
     picture.revivals = 0;
+    picture.breaks = 0;
     picture.wait();
     this.#changed(picture);
     this.#send();
@@ -91,6 +96,13 @@ export class Pictures extends EventTarget {
     }
     this.dispatchEvent(new Event("select"));
     this.#send();
+  }
+
+  /** Let the service forget all, when the page is left. */
+  leave() {
+    for (const { info } of this.all) {
+      if (info) fetch(`/images/${info.id}`, { method: "DELETE", keepalive: true }).catch(() => {});
+    }
   }
 
   #changed(picture) {
@@ -115,6 +127,12 @@ export class Pictures extends EventTarget {
     const { signal } = picture.uploading;
     picture.state = "sending";
     this.#changed(picture);
+    const refusal = await this.#refusal(picture.file);
+    if (signal.aborted) return true;
+    if (refusal) {
+      this.#fail(picture, refusal);
+      return true;
+    }
     try {
       const info = await upload(
         picture.file,
@@ -134,6 +152,10 @@ export class Pictures extends EventTarget {
       this.#poll();
     } catch (failure) {
       if (signal.aborted) return true;
+      if (failure.unreachable && ++picture.breaks > MOST_BREAKS) {
+        this.#fail(picture, "the connection broke each time that it was sent");
+        return true;
+      }
       if (failure.unreachable) {
         picture.state = "waiting";
         this.#changed(picture);
@@ -148,6 +170,19 @@ export class Pictures extends EventTarget {
       this.#fail(picture, failure.message);
     }
     return true;
+  }
+
+  /** Why a file need not be sent; what is too long would only break the connection. */
+  async #refusal(file) {
+    const most = this.mostBytes - FORM_BYTES;
+    const shown = (bytes) => `${(bytes / 1e6).toFixed(2)} MB`;
+    if (file.size > most) return `expected a file of at most ${shown(most)}, got ${shown(file.size)}`;
+    try {
+      await file.slice(0, 1).arrayBuffer();
+    } catch {
+      return "the file cannot be read; was it moved, or is it a folder?";
+    }
+    return "";
   }
 
   #take(picture, info) {
