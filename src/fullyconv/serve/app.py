@@ -13,11 +13,12 @@ from starlette.exceptions import HTTPException
 from fullyconv import __version__
 from fullyconv.errors import FullyConvError
 from fullyconv.predict import Predictor
-from fullyconv.serve import label_studio, open_inference, predict_route
+from fullyconv.serve import label_studio, open_inference, opened_route, page_route, predict_route
 from fullyconv.serve.context import Context, UnknownError
 from fullyconv.serve.guard import Guard
 from fullyconv.serve.limits import Limits
 from fullyconv.serve.measures import CONTENT_TYPE, Measures
+from fullyconv.serve.opened import Opened
 from fullyconv.serve.received import GoneError, TooLargeError, UnsupportedError
 from fullyconv.serve.work import BusyError, Work
 
@@ -54,11 +55,13 @@ def create_app(
     measures = Measures()
     work = Work(models, limits, measures)
     context = Context(work, limits, folder, label_studio_images)
+    opened = Opened(context)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         work.start()
         yield
+        await opened.close_all()
         await work.stop()
 
     app = FastAPI(
@@ -69,8 +72,14 @@ def create_app(
         docs_url=None,
         redoc_url=None,
     )
-    for routes in (predict_route, open_inference, label_studio):
-        app.include_router(routes.router(context))
+    for routes in (
+        predict_route.router(context),
+        opened_route.router(context, opened),
+        open_inference.router(context),
+        label_studio.router(context),
+        page_route.router(context),
+    ):
+        app.include_router(routes)
 
     @app.get("/metrics", tags=["operation"], summary="Counters for Prometheus", response_class=Response)
     def metrics() -> Response:

@@ -6,7 +6,7 @@ answers encoded in threads of their own meanwhile. Large images take turns with 
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -154,7 +154,7 @@ class Work:
             mask[box.slices] = part
         return mask
 
-    async def parts(self, model: str, parts: Iterator[_Result]) -> AsyncIterator[_Result]:
+    async def parts(self, model: str, parts: Iterator[_Result]) -> AsyncGenerator[_Result, None]:
         """Compute what an iterator of a predictor yields, part by part, others taking their turns between.
 
         One large image of a model is computed at a time: each holds memory.

@@ -1,0 +1,98 @@
+"""A service for tests: small models, and a client that waits for predictions."""
+
+import io
+import time
+
+import numpy as np
+import torch
+from PIL import Image
+from starlette.testclient import TestClient
+
+from fullyconv.class_table import ClassEntry, ClassTable
+from fullyconv.image_form import RGB
+from fullyconv.model import FCN
+from fullyconv.predict import Predictor
+from fullyconv.serve import Limits, create_app
+
+TABLE = ClassTable(
+    (
+        ClassEntry("ground", 10, (8, 8, 8)),
+        ClassEntry("leaf", 20, (0, 200, 80)),
+        ClassEntry("stone", 30, (240, 60, 60)),
+    )
+)
+
+
+def small_predictor(table=TABLE):
+    """A predictor whose decoder has random weights."""
+    torch.manual_seed(1)
+    model = FCN.build(table, decoder="practical", stride=8, hidden=4)
+    torch.nn.init.normal_(model.decoder.score.weight)
+    return Predictor(model)
+
+
+class Halting:
+    """A predictor that stops before each row of its mask until `go` is released; row i is class i % 3."""
+
+    class_table = TABLE
+
+    def __init__(self, go, form=RGB):
+        self.go, self.image_form = go, form
+        self.seen = []
+
+    def confidence_parts(self, size, read):
+        from fullyconv.tiles import Box
+
+        for top in range(0, size[0], 512):
+            self.go.acquire(timeout=20)
+            box = Box(top, 0, min(top + 512, size[0]), size[1])
+            self.seen.append(read(box))
+            classes = np.full(box.size, top // 512 % 3, np.uint8)
+            yield box, classes, np.ones(box.size, np.float32)
+
+    def predict_with_confidence(self, pixels):
+        self.seen.append(pixels)
+        return np.ones(pixels.shape[:2], np.uint8), np.ones(pixels.shape[:2], np.float32)
+
+
+def client(folder, models, **limits):
+    """A client of a service, to be used in a `with` block."""
+    app = create_app(models, folder, limits=Limits(**limits))
+    return TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
+
+
+def png(pixels, kind="PNG"):
+    """The bytes of a file with an image."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def noise(height, width, seed=0):
+    """An image of blots, so that a network sees more than one class."""
+    small = np.random.default_rng(seed).integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
+    return small.repeat(16, axis=0).repeat(16, axis=1)[:height, :width]
+
+
+def opened(service, pixels, name="image.png", **form):
+    """Open an image; its state."""
+    answer = service.post("/images", files={"image": (name, png(pixels))}, data=form)
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+def settled(service, state, enough=lambda state: state["done"] or state["error"]):
+    """The state of an image when it is predicted, or when it is enough."""
+    for _ in range(1000):
+        state = service.get(f"/images/{state['id']}").json()
+        if enough(state):
+            return state
+        time.sleep(0.02)
+    raise AssertionError(state)
+
+
+def tile(service, state, layer, level=0, column=0, row=0):
+    """The pixels of a tile."""
+    answer = service.get(f"/images/{state['id']}/{layer}/{level}/{column}_{row}")
+    assert answer.status_code == 200, answer.text
+    return np.asarray(Image.open(io.BytesIO(answer.content)))
