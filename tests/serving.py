@@ -15,7 +15,11 @@ from fullyconv.predict import Predictor
 from fullyconv.serve import Limits, create_app
 
 TABLE = ClassTable(
-    (ClassEntry("ground", 10, (8, 8, 8)), ClassEntry("leaf", 20, (0, 200, 80)), ClassEntry("stone", 30, (240, 60, 60)))
+    (
+        ClassEntry("ground", 10, (8, 8, 8)),
+        ClassEntry("leaf", 20, (0, 200, 80)),
+        ClassEntry("stone", 30, (240, 60, 60)),
+    )
 )
 
 

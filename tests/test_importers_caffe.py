@@ -2,6 +2,7 @@
 
 import contextlib
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -38,12 +39,21 @@ def test_both_forms_of_layers_and_blobs_are_read_to_the_bit(options, tmp_path):
     assert all(torch.equal(found[key], state[key]) for key in state)
 
 
-def test_numbers_that_are_not_packed_are_read(tmp_path):
-    data = b"".join(varint(5 * 8 + 5) + struct.pack("<f", value) for value in (1.5, -2, 7))
+@pytest.mark.parametrize(("field", "form"), [(5, "<f"), (8, "<d")])
+def test_numbers_that_are_not_packed_are_read(field, form, tmp_path):
+    kind = 5 if form == "<f" else 1
+    data = b"".join(varint(field * 8 + kind) + struct.pack(form, value) for value in (1.5, -2, 7))
     shape = bytes_of(7, number(1, 3) + number(1, 1))
     content = bytes_of(1, b"a") + bytes_of(7, shape + data)
     (tmp_path / "a.caffemodel").write_bytes(bytes_of(100, content))
     assert read(tmp_path / "a.caffemodel").tensors["a.weight"].tolist() == [[1.5], [-2.0], [7.0]]
+
+
+def test_numbers_packed_in_several_pieces_are_read_in_order(tmp_path):
+    pieces = b"".join(bytes_of(5, struct.pack("<2f", *pair)) for pair in ((1, 2), (3, 4)))
+    content = bytes_of(1, b"a") + bytes_of(7, pieces + bytes_of(7, number(1, 4)))
+    (tmp_path / "a.caffemodel").write_bytes(bytes_of(100, content))
+    assert read(tmp_path / "a.caffemodel").tensors["a.weight"].tolist() == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("stride", [32, 16, 8])
@@ -108,20 +118,35 @@ SHORT = layer("a", "Convolution", [np.zeros((2, 3))])
     ("content", "message"),
     [
         (b"", "it has no layers with weights"),
-        (SHORT[:-5], "it ends within a field"),
-        (SHORT + b"\xa2", "it ends within a number"),
-        (b"name: 'VGG'\nlayer {", "protocol buffer|ends within"),
-        (b"\xff" * 20, "a number is longer than ten bytes"),
+        (SHORT[:-5], "it is cut short, or no protocol buffer"),
+        (SHORT + b"\xa2", "it is cut short"),
+        (b"name: 'VGG'\nlayer {", "it is cut short, or no protocol buffer"),
+        (b"\xff" * 20, "it is cut short, or no protocol buffer"),
         (SHORT + SHORT, "there are two layers 'a'"),
         (layer("a", "BatchNorm", [[1.0]] * 3), "layer 'a' has 3 blobs, expected a name and 1 or 2"),
         (layer("", "Convolution", [[1.0]]), "layer '' has 1 blobs"),
         (
             bytes_of(100, bytes_of(1, b"a") + bytes_of(7, number(1, 2**40) + number(2, 1))),
-            "a.weight has 0 numbers, its shape is 1099511627776 x 1 x 0 x 0",
+            "a.weight has 0 numbers, its shape is 0 x 1 x 0 x 0",
         ),
         (
             bytes_of(100, bytes_of(1, b"a") + bytes_of(7, bytes_of(7, number(1, 7)) + bytes_of(5, bytes(8)))),
             "a.weight has 2 numbers, its shape is 7",
+        ),
+        (
+            bytes_of(
+                100,
+                bytes_of(1, b"a") + bytes_of(7, bytes_of(7, number(1, 2**64 - 1) * 2) + bytes_of(5, bytes(4))),
+            ),
+            "a.weight has 1 numbers, its shape is -1 x -1",
+        ),
+        (
+            bytes_of(
+                100,
+                bytes_of(1, b"a")
+                + bytes_of(7, bytes_of(7, number(1, 2)) + bytes_of(5, bytes(4)) + varint(45) + bytes(4)),
+            ),
+            "a.weight has 1 numbers, its shape is 2",  # one packed, one not
         ),
         (bytes_of(100, bytes_of(1, b"a") + bytes_of(7, bytes_of(5, bytes(7)))), "no readable Caffe model"),
         (bytes_of(100, bytes_of(1, b"\xff\xfe") + bytes_of(7, blob([1.0]))), "no readable Caffe model"),
@@ -150,43 +175,9 @@ def test_a_file_cut_anywhere_or_with_any_byte_changed_ends_in_a_clear_line(tmp_p
             import_model(path)
 
 
-def test_it_is_what_the_protobuf_library_reads(tmp_path):
-    descriptors = pytest.importorskip("google.protobuf.descriptor_pb2")
-    factory = pytest.importorskip("google.protobuf.message_factory")
-    file = descriptors.FileDescriptorProto(name="caffe.proto", package="c", syntax="proto2")
-    kinds = descriptors.FieldDescriptorProto
-    forms = {
-        "Shape": [("dim", 1, kinds.TYPE_INT64, 3, None, True)],
-        "Blob": [
-            ("data", 5, kinds.TYPE_FLOAT, 3, None, True),
-            ("shape", 7, kinds.TYPE_MESSAGE, 1, "Shape", False),
-        ],
-        "Layer": [
-            ("name", 1, kinds.TYPE_STRING, 1, None, False),
-            ("blobs", 7, kinds.TYPE_MESSAGE, 3, "Blob", False),
-        ],
-        "Net": [("layer", 100, kinds.TYPE_MESSAGE, 3, "Layer", False)],
-    }
-    for form, fields in forms.items():
-        message = file.message_type.add(name=form)
-        for name, place, kind, label, of, packed in fields:
-            field = message.field.add(name=name, number=place, type=kind, label=label)
-            if of:
-                field.type_name = f".c.{of}"
-            if packed:
-                field.options.packed = True
-    net = factory.GetMessages([file])["c.Net"]()
-    reference = plain(8)
-    for name, module in reference.named_children():
-        added = net.layer.add(name=name)
-        for tensor in module.state_dict().values():
-            one = added.blobs.add()
-            one.data.extend(tensor.flatten().tolist())
-            one.shape.dim.extend(tensor.shape)
-    path = tmp_path / "net.caffemodel"
-    path.write_bytes(net.SerializeToString())
-    assert parity(import_model(path), reference, (40, 33)) < 1e-5
-    again = type(net).FromString(caffemodel(reference, path).read_bytes())
-    named = {one.name: one.blobs for one in again.layer if one.blobs}
-    assert list(named) == [name for name, _ in reference.named_children()]
-    assert named["fc7"][0].data[5] == float(reference.fc7.weight.flatten()[5])
+def test_without_the_library_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "google.protobuf.descriptor_pb2", None)
+    (tmp_path / "net.caffemodel").write_bytes(SHORT)
+    with pytest.raises(UsageError, match=r"\.caffemodel files need protobuf") as caught:
+        import_model(tmp_path / "net.caffemodel")
+    assert caught.value.hint == 'install it with: pip install "fullyconv[caffe]"'

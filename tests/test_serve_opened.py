@@ -14,7 +14,7 @@ from fullyconv.image_form import ImageForm
 from fullyconv.predict_files import predict_files
 from fullyconv.serve.opened_route import disposition
 from fullyconv.serve.pyramid import Pyramid, level_sizes
-from fullyconv.serve.work import Busy
+from fullyconv.serve.work import BusyError
 from fullyconv.vectors import geojson
 
 
@@ -208,7 +208,16 @@ def test_images_cannot_be_listed_or_guessed(service):
     state = opened(service, noise(20, 20))
     assert service.get("/images").status_code in (404, 405)
     assert service.get(f"/images/{state['id'][:-1]}").status_code == 404
-    for path in ("mask/9/0_0", "mask/0/1_0", "mask/0/0", "mask/-1/0_0", "mask/9999999999/0_0", "image/0/999999_0", "secret/0/0_0", "mask/x/0_0"):
+    for path in (
+        "mask/9/0_0",
+        "mask/0/1_0",
+        "mask/0/0",
+        "mask/-1/0_0",
+        "mask/9999999999/0_0",
+        "image/0/999999_0",
+        "secret/0/0_0",
+        "mask/x/0_0",
+    ):
         assert service.get(f"/images/{state['id']}/{path}").status_code in (400, 404), path
     answer = service.post("/images", files={"image": png(noise(20, 20))}, data={"model": "b"})
     assert (answer.status_code, answer.json()["error"]) == (404, "there is no model 'b' (there are a)")
@@ -219,7 +228,7 @@ def test_a_full_disk_is_no_crash(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", full)
-    with pytest.raises(Busy, match="there is no room for the image: No space left on device"):
+    with pytest.raises(BusyError, match="there is no room for the image: No space left on device"):
         Pyramid(tmp_path / "image", (10, 10))
     assert not list(tmp_path.iterdir())
 

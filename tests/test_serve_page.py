@@ -9,13 +9,11 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 from serving import TABLE, Halting, client, noise, png
 
 from fullyconv.class_table import ClassTable
-from fullyconv.serve import Limits, create_app
-from fullyconv.serve.protocol import protocol
+from fullyconv.serve import Limits, create_app, http_server
 from fullyconv.synthetic import CLASS_COLORS, CLASS_NAMES
 from fullyconv.tiles import Box
 
@@ -53,10 +51,9 @@ class Server:
     def start(self):
         self.folder.mkdir()
         app = create_app(self.models, self.folder, limits=self.limits, token=self.token)
-        config = uvicorn.Config(
-            app, port=self.port, http=protocol(self.limits), ws="none", log_level="error", timeout_graceful_shutdown=1
-        )
-        self.server = uvicorn.Server(config)
+        self.server = http_server(app, self.limits)
+        self.server.config.timeout_graceful_shutdown = 1
+        self.server.config.port = self.port
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
         while not self.server.started:
@@ -97,7 +94,9 @@ def page_of(browser, server, path="/", expected=(), **settings):
     context.set_default_timeout(20_000)
     page, wrong = context.new_page(), []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console", lambda message: wrong.append(message.text) if message.type in ("error", "warning") else None
+    )
     page.on("request", lambda request: wrong.append(request.url) if not is_own(request.url, server) else None)
     page.goto(server.address + path)
     yield page
@@ -241,7 +240,9 @@ def test_images_are_dropped_pasted_and_taken_from_examples(browser, serve):
         wait_until_done(page)
         assert page.inner_text("#name") == "dropped.png"
         page.click("#close")
-        page.evaluate("(clipboardData) => document.dispatchEvent(new ClipboardEvent('paste', { clipboardData }))", carried)
+        page.evaluate(
+            "(clipboardData) => document.dispatchEvent(new ClipboardEvent('paste', { clipboardData }))", carried
+        )
         wait_until_done(page)
         page.keyboard.press("Delete")
         page.locator(".example").nth(1).click()
@@ -290,7 +291,9 @@ def test_a_pixel_is_a_pixel(browser, serve):
         for _ in range(20):
             page.keyboard.press("+")
         page.wait_for_timeout(300)
-        places = {re.sub(r".*(x \d+), .*", r"\1", hover(page, x).replace("\n", " ")) for x in np.linspace(0.4, 0.6, 9)}
+        places = {
+            re.sub(r".*(x \d+), .*", r"\1", hover(page, x).replace("\n", " ")) for x in np.linspace(0.4, 0.6, 9)
+        }
         assert 2 <= len(places) <= 6
         before = hover(page, 0.5)
         page.keyboard.press("ArrowRight")
@@ -435,7 +438,17 @@ def test_a_phone_has_a_sheet_and_a_camera(browser, serve):
         choose(page, ("a.png", FLAG), field="#photo")
         wait_until_done(page)
         assert not page.is_visible("#legend")
-        assert page.inner_text("#summary").split() == ["ground", "33.3", "%", "leaf", "33.3", "%", "stone", "33.3", "%"]
+        assert page.inner_text("#summary").split() == [
+            "ground",
+            "33.3",
+            "%",
+            "leaf",
+            "33.3",
+            "%",
+            "stone",
+            "33.3",
+            "%",
+        ]
         page.touchscreen.tap(195, 400)
         page.wait_for_timeout(300)
         assert "leaf" in page.inner_text("#hover")

@@ -345,11 +345,10 @@ def opened(path: str | Path, largest: int | None = None, hint: str = SMALLER) ->
         ) from error
     except UnidentifiedImageError as error:
         hint = "the file is damaged or of another format: replace it or take it away"
-        if _begins_as_tiff(path):
+        begin, length = _beginning_and_length(path)
+        if begin in TIFF_BEGINNINGS:
             hint = "a TIFF of other channels or numbers than 8 or 16 bits of grey or RGB? See --channels"
-        raise DataError(
-            f"{where}: expected an image, got {_length(path)} bytes that are none", hint=hint
-        ) from error
+        raise DataError(f"{where}: expected an image, got {length} bytes that are none", hint=hint) from error
     except Exception as error:  # damaged files make Pillow raise a dozen kinds
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise DataError(
@@ -358,14 +357,9 @@ def opened(path: str | Path, largest: int | None = None, hint: str = SMALLER) ->
         ) from error
 
 
-def _begins_as_tiff(path: Path) -> bool:
+def _beginning_and_length(path: Path) -> tuple[bytes, int]:
     with open_binary(path) as file:
-        return file.read(4) in TIFF_BEGINNINGS
-
-
-def _length(path: Path) -> int:
-    with open_binary(path) as file:
-        return file.seek(0, os.SEEK_END)
+        return file.read(4), file.seek(0, os.SEEK_END)
 
 
 def _open_pillow(file: BinaryIO, largest: int | None) -> PillowImage.Image:
@@ -405,16 +399,14 @@ def write_mask(
     _write(Path(path), _with_palette(values, color_by_value), "PNG", overwrite)
 
 
-def mask_bytes(values: npt.NDArray[np.uint8], color_by_value: Mapping[int, tuple[int, int, int]]) -> bytes:
+def mask_bytes(values: _Array, color_by_value: Mapping[int, tuple[int, int, int]]) -> bytes:
     """The bytes of the file that `write_mask` writes."""
     buffer = io.BytesIO()
     _with_palette(values, color_by_value).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def _with_palette(
-    values: npt.NDArray[np.uint8], color_by_value: Mapping[int, tuple[int, int, int]]
-) -> PillowImage.Image:
+def _with_palette(values: _Array, color_by_value: Mapping[int, tuple[int, int, int]]) -> PillowImage.Image:
     palette = np.zeros((256, 3), dtype=np.uint8)
     palette[255] = IGNORED_COLOR
     for value, color in color_by_value.items():

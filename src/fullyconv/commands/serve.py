@@ -12,7 +12,7 @@ from fullyconv.errors import UsageError, show_path
 
 __all__ = ["serve"]
 
-TOKEN_VARIABLE = "FULLYCONV_TOKEN"  # noqa: S105 - the name of one
+TOKEN_VARIABLE = "FULLYCONV_TOKEN"
 
 Models = Annotated[
     list[str], typer.Argument(metavar="MODEL...", help="Model files, or exported ones; NAME=FILE to name them.")
@@ -35,6 +35,10 @@ AllowHost = Annotated[
 ]
 Queue = Annotated[int, typer.Option(min=1, help="Requests that wait at most; others are sent away with 503.")]
 MaxBody = Annotated[str, typer.Option(metavar="SIZE", help="Of a request, at most.")]
+LabelStudioImages = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Where images that Label Studio names lie, such as its upload folder."),
+]
 MaxPixels = Annotated[int, typer.Option(min=1, help="Of an image, at most.")]
 
 
@@ -47,6 +51,7 @@ def serve(
     queue: Queue = 32,
     max_body: MaxBody = "256MB",
     max_pixels: MaxPixels = 50_000_000,
+    label_studio_images: LabelStudioImages = None,
     memory: Memory = None,
     engine: Engine = None,
     device: Device = "auto",
@@ -72,7 +77,6 @@ def serve(
         name: open_predictor(path, engine=engine, device=device, precision=precision, memory=allowed)
         for name, path in _named(models).items()
     }
-    console.say(f"serving {', '.join(opened)} at http://{host}:{port}/ (Ctrl-C ends it)")
     serve_models(
         opened,
         host=host,
@@ -80,6 +84,8 @@ def serve(
         token=_token(token_file),
         hosts=allow_host or (),
         limits=Limits(body_bytes=parsed_bytes(max_body), pixels=max_pixels, waiting=queue),
+        label_studio_images=label_studio_images,
+        progress=console,
     )
 
 

@@ -29,7 +29,15 @@ from fullyconv.layout import SPLIT_NAMES, Layout, Sample, entries, ordered
 from fullyconv.regions import Annotation, Area, Polygon, Runs, rectangle
 from fullyconv.shapes import Size
 
-__all__ = ["find_label_studio", "pack_strokes", "read_label_studio", "unpack_strokes", "write_label_studio"]
+__all__ = [
+    "brush_region",
+    "find_label_studio",
+    "image_of_task",
+    "pack_strokes",
+    "read_label_studio",
+    "unpack_strokes",
+    "write_label_studio",
+]
 
 _WHAT = "a Label Studio export"
 _CONFIG, _TASKS = "config.xml", "tasks.json"
@@ -73,7 +81,7 @@ def read_label_studio(root: Path) -> Layout:
             continue
         where = f"{show_path(path)}, task {number}"
         with understood(where, "data with an image"):
-            image = _image(root, task["data"], where)
+            image = image_of_task(root, task["data"], where)
             split = SPLIT_NAMES.get(str(task["data"].get("split", "")).casefold())
         areas: list[tuple[int, Area]] = []
         for place, region in enumerate(regions):
@@ -125,8 +133,17 @@ def _labels(root: Path, found: Sequence[str]) -> Labels:
     return Labels.of(names, _CONFIG, rest_ignored=rest, colors=colors)
 
 
-def _image(root: Path, data: Any, where: str) -> Path:
-    """The image of a task, whatever the server called it."""
+def image_of_task(root: Path, data: Any, where: str) -> Path:
+    """Find the image of a task by its name, whatever the server called it.
+
+    Args:
+        root: A folder with images, or with a folder `images`.
+        data: Of the task.
+        where: Its name for messages.
+
+    Raises:
+        DataError: It names none, or one that is not there.
+    """
     given = [str(data[key]) for key in sorted(data, key=lambda key: key != "image") if isinstance(data[key], str)]
     given = [text for text in given if _path_of(text).suffix.lower() in IMAGE_SUFFIXES]
     if not given:
@@ -267,19 +284,7 @@ def write_label_studio(folder: Path, table: ClassTable, items: Iterable[Labelled
             if index == background or (index == IGNORE_INDEX and background < 0):
                 continue
             label = IGNORED if index == IGNORE_INDEX else table.names[index]
-            strokes = np.repeat((target == index).astype(np.uint8).ravel() * np.uint8(255), 4)
-            results.append(
-                {
-                    "id": f"{len(tasks)}-{index}",
-                    "type": "brushlabels",
-                    "from_name": "label",
-                    "to_name": "image",
-                    "original_width": target.shape[1],
-                    "original_height": target.shape[0],
-                    "image_rotation": 0,
-                    "value": {"format": "rle", "rle": pack_strokes(strokes), "brushlabels": [label]},
-                }
-            )
+            results.append({"id": f"{len(tasks)}-{index}", **brush_region(target == index, label)})
         annotation = {"id": len(tasks) + 1, "was_cancelled": False, "result": results}
         split = {"split": sample.split} if sample.split else {}
         tasks.append({"id": len(tasks) + 1, "data": {**data, **split}, "annotations": [annotation]})
@@ -300,6 +305,28 @@ def write_label_studio(folder: Path, table: ClassTable, items: Iterable[Labelled
     (folder / _CONFIG).write_text("\n".join(lines), encoding="utf-8")
     write_classes(folder, table, values)
     return images
+
+
+def brush_region(
+    where: npt.NDArray[np.bool_], label: str, names: tuple[str, str] = ("label", "image")
+) -> dict[str, Any]:
+    """A region of Label Studio: what one brush covered.
+
+    Args:
+        where: H x W, whether it covered a pixel.
+        label: What it was labelled.
+        names: Of the brush and of the image in the labelling configuration.
+    """
+    strokes = np.repeat(where.astype(np.uint8).ravel() * np.uint8(255), 4)
+    return {
+        "type": "brushlabels",
+        "from_name": names[0],
+        "to_name": names[1],
+        "original_width": where.shape[1],
+        "original_height": where.shape[0],
+        "image_rotation": 0,
+        "value": {"format": "rle", "rle": pack_strokes(strokes), "brushlabels": [label]},
+    }
 
 
 def _hex(color: Color) -> str:

@@ -1,16 +1,15 @@
 """The `.caffemodel` files that Long, Shelhamer and Darrell released: FCN-32s, 16s, 8s, 8s at once, FCN-AlexNet.
 
-Such a file is a protocol buffer, NetParameter of Caffe's `caffe.proto`. Only what is needed of it is read: names
-and blobs of the layers. That takes a page of code, so neither Caffe nor a library for protocol buffers has to be
-there, and nothing in a file is run. Layers of the older form (V1LayerParameter) and blobs with num, channels,
-height and width are read as well.
+Such a file is a protocol buffer, NetParameter of Caffe's `caffe.proto`. Google's library reads it (extra `caffe`);
+Caffe need not be there, and nothing in a file is run. Only what is needed is declared: names and blobs of layers.
+Layers of the older form (V1LayerParameter) and blobs with num, channels, height and width are read as well.
 """
 
 import hashlib
+import importlib
 import math
-from collections.abc import Iterator
-from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,13 +25,26 @@ __all__ = ["SUFFIX", "build", "is_ours", "read"]
 
 SUFFIX = ".caffemodel"
 
-# Numbers of fields in caffe.proto.
-_LAYERS = {2: (4, 6), 100: (1, 7)}  # NetParameter.layers and .layer: the numbers of their name and blobs
-_FLOATS, _SHAPE, _DOUBLES = 5, 7, 8
-_LEGACY = (1, 2, 3, 4)  # num, channels, height, width
+# The messages of caffe.proto as far as they are read: name, number and type of each field; "*" says repeated.
+# Packed numbers are declared as bytes, which look the same in a file: half a gigabyte of them is never a list.
+# `Numbers` is BlobProto once more, for numbers that are not packed.
+_MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
+    "BlobShape": {"dim": (1, "int64*")},
+    "BlobProto": {
+        "num": (1, "int32"),
+        "channels": (2, "int32"),
+        "height": (3, "int32"),
+        "width": (4, "int32"),
+        "data": (5, "bytes*"),
+        "shape": (7, "BlobShape"),
+        "double_data": (8, "bytes*"),
+    },
+    "Numbers": {"data": (5, "float*"), "double_data": (8, "double*")},
+    "V1LayerParameter": {"name": (4, "bytes"), "blobs": (6, "BlobProto*")},
+    "LayerParameter": {"name": (1, "bytes"), "blobs": (7, "BlobProto*")},
+    "NetParameter": {"layers": (2, "V1LayerParameter*"), "layer": (100, "LayerParameter*")},
+}
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_LONGEST_VARINT = 10
 _MOST_DIMENSIONS = 32
 
 _BLOBS = ("weight", "bias")
@@ -95,125 +107,92 @@ def read(path: Path) -> Weights:
     """Read the blobs of all layers: `NAME.weight` and `NAME.bias`, float32.
 
     Args:
-        path: A `.caffemodel` file.
+        path: A `.caffemodel` file. It is held in memory up to three times for a while.
 
     Raises:
         WeightsError: It is missing, damaged, or no such file.
+        UsageError: The library for protocol buffers is missing.
     """
+    messages = _messages()
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            there = path.stat().st_size > 0
-            data = memoryview(mmap(file.fileno(), 0, access=ACCESS_READ) if there else b"")
+        content = path.read_bytes()
     except OSError as error:
         raise WeightsError(f"cannot read weights {path}: {error.strerror}") from None
+    digest = hashlib.sha256(content).hexdigest()
     try:
-        tensors = _tensors(data)
-    except ValueError as error:
+        net = messages["NetParameter"].FromString(content)
+        del content
+        tensors = _tensors(net, messages["Numbers"])
+    except (ValueError, messages["DecodeError"]) as error:
+        what = str(error) if isinstance(error, ValueError) else "it is cut short, or no protocol buffer"
         raise WeightsError(
-            f"{path.name} is no readable Caffe model: {error}", hint="the file is damaged, or of another kind"
+            f"{path.name} is no readable Caffe model: {what}", hint="the file is damaged, or of another kind"
         ) from None
     return Weights(tensors, f"file {path.name} sha256:{digest}", path.name, digest)
 
 
-def _tensors(data: memoryview) -> dict[str, Tensor]:
+def _messages() -> dict[str, Any]:
+    """The classes of `_MESSAGES` by name, and "DecodeError", which they raise for what is none of them."""
+    try:
+        descriptors, pools, factory, message = (
+            importlib.import_module(f"google.protobuf.{name}")
+            for name in ("descriptor_pb2", "descriptor_pool", "message_factory", "message")
+        )
+    except ImportError:
+        raise UsageError(
+            f"{SUFFIX} files need protobuf", hint='install it with: pip install "fullyconv[caffe]"'
+        ) from None
+    kinds = descriptors.FieldDescriptorProto
+    file = descriptors.FileDescriptorProto(name="caffe.proto", package="caffe", syntax="proto2")
+    for name, fields in _MESSAGES.items():
+        declared = file.message_type.add(name=name)
+        for field, (number, form) in fields.items():
+            label = kinds.LABEL_REPEATED if form.endswith("*") else kinds.LABEL_OPTIONAL
+            of = form.rstrip("*")
+            if of in _MESSAGES:
+                declared.field.add(
+                    name=field, number=number, label=label, type=kinds.TYPE_MESSAGE, type_name=f".caffe.{of}"
+                )
+            else:
+                declared.field.add(
+                    name=field, number=number, label=label, type=kinds.Type.Value(f"TYPE_{of.upper()}")
+                )
+    pool = pools.DescriptorPool()  # not the one of the process, where another caffe.proto may be
+    pool.Add(file)
+    found = {name: factory.GetMessageClass(pool.FindMessageTypeByName(f"caffe.{name}")) for name in _MESSAGES}
+    return {**found, "DecodeError": message.DecodeError}
+
+
+def _tensors(net: Any, numbers: Any) -> dict[str, Tensor]:
     """The blobs of a NetParameter.
 
     Raises:
         ValueError: What is wrong with it.
     """
     tensors: dict[str, Tensor] = {}
-    for number, kind, content in _fields(data):
-        if number not in _LAYERS or kind != _BYTES:
-            continue
-        name_number, blob_number = _LAYERS[number]
-        fields = list(_fields(content))
-        names = [bytes(value) for number, kind, value in fields if (number, kind) == (name_number, _BYTES)]
-        blobs = [value for number, kind, value in fields if (number, kind) == (blob_number, _BYTES)]
-        if not blobs:
-            continue
-        name = names[-1].decode() if names else ""
-        if not name or len(blobs) > len(_BLOBS):
-            raise ValueError(f"layer {name!r} has {len(blobs)} blobs, expected a name and 1 or 2")
-        for part, blob in zip(_BLOBS, blobs, strict=False):
+    for layer in (*net.layers, *net.layer):
+        name, count = layer.name.decode(), len(layer.blobs)
+        if count and (not name or count > len(_BLOBS)):
+            raise ValueError(f"layer {name!r} has {count} blobs, expected a name and 1 or 2")
+        for part, blob in zip(_BLOBS, layer.blobs, strict=False):
             if f"{name}.{part}" in tensors:
                 raise ValueError(f"there are two layers {name!r}")
-            tensors[f"{name}.{part}"] = _blob(f"{name}.{part}", blob)
+            tensors[f"{name}.{part}"] = _blob(f"{name}.{part}", blob, numbers)
     if not tensors:
         raise ValueError("it has no layers with weights")
     return tensors
 
 
-def _blob(name: str, data: memoryview) -> Tensor:
+def _blob(name: str, blob: Any, numbers: Any) -> Tensor:
     """The numbers of a BlobProto, in its shape; those of a bias in one dimension."""
-    legacy: dict[int, int] = {}
-    shape: list[int] | None = None
-    parts: list[np.ndarray[tuple[int], np.dtype[np.float32]]] = []
-    for number, kind, content in _fields(data):
-        if number in _LEGACY and kind == _VARINT:
-            legacy[number] = int.from_bytes(content, "little")
-        elif number == _SHAPE and kind == _BYTES:
-            shape = _dimensions(content)
-        elif number in (_FLOATS, _DOUBLES) and kind in (_BYTES, _FIXED32, _FIXED64):
-            form = "<f4" if number == _FLOATS else "<f8"
-            parts.append(np.frombuffer(content, form).astype(np.float32))
-    wanted = shape if shape is not None else [legacy.get(number, 0) for number in _LEGACY]
-    numbers = np.concatenate(parts) if parts else np.zeros(0, np.float32)
-    if len(wanted) > _MOST_DIMENSIONS or 0 in wanted or math.prod(wanted) != len(numbers):
-        raise ValueError(f"{name} has {len(numbers)} numbers, its shape is {' x '.join(map(str, wanted[:8]))}")
-    tensor = torch.from_numpy(numbers)
-    return tensor if name.endswith(".bias") else tensor.reshape(wanted)
-
-
-def _dimensions(data: memoryview) -> list[int]:
-    """The dimensions of a BlobShape, packed or one by one."""
-    found: list[int] = []
-    for number, kind, content in _fields(data):
-        if number == 1 and kind == _VARINT:
-            found.append(int.from_bytes(content, "little"))
-        elif number == 1 and kind == _BYTES:
-            place = 0
-            while place < len(content):
-                value, place = _varint(content, place)
-                found.append(value)
-    return found
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int, memoryview]]:
-    """Yield number, kind and content of each field of a message; a varint as 8 bytes, the least first.
-
-    Raises:
-        ValueError: It is no message, or is cut short.
-    """
-    place = 0
-    while place < len(data):
-        key, place = _varint(data, place)
-        number, kind = key >> 3, key & 7
-        if kind == _VARINT:
-            value, place = _varint(data, place)
-            yield number, kind, memoryview(value.to_bytes(8, "little"))
-            continue
-        if number == 0 or kind not in (_FIXED64, _BYTES, _FIXED32):
-            raise ValueError(f"there is no field {number} of kind {kind} in a protocol buffer")
-        if kind == _BYTES:
-            length, place = _varint(data, place)
-        else:
-            length = 8 if kind == _FIXED64 else 4
-        if length > len(data) - place:
-            raise ValueError("it ends within a field")
-        yield number, kind, data[place : place + length]
-        place += length
-
-
-def _varint(data: memoryview, place: int) -> tuple[int, int]:
-    """Read a number of seven bits a byte, the least first; and where it ends."""
-    value = 0
-    for shift in range(_LONGEST_VARINT):
-        if place >= len(data):
-            raise ValueError("it ends within a number")
-        byte = data[place]
-        value |= (byte & 0x7F) << (7 * shift)
-        place += 1
-        if byte < 0x80:
-            return value & (2**64 - 1), place
-    raise ValueError("a number is longer than ten bytes")
+    form, packed = ("<f8", blob.double_data) if blob.double_data else ("<f4", blob.data)
+    if packed:
+        values = np.frombuffer(b"".join(packed), form).astype(np.float32)
+    else:  # not packed, or none
+        single = numbers.FromString(blob.SerializeToString())
+        values = np.array(single.double_data or single.data, np.float32)
+    shape = list(blob.shape.dim) if blob.HasField("shape") else [blob.num, blob.channels, blob.height, blob.width]
+    if len(shape) > _MOST_DIMENSIONS or min(shape, default=1) < 1 or math.prod(shape) != len(values):
+        raise ValueError(f"{name} has {len(values)} numbers, its shape is {' x '.join(map(str, shape[:8]))}")
+    tensor = torch.from_numpy(values)
+    return tensor if name.endswith(".bias") else tensor.reshape(shape)

@@ -2,24 +2,33 @@
 
     fullyconv serve runs/demo/best.safetensors
 
-`app` puts the routes together, `work` is the queue before the models, `guard` and `protocol` are what a request has
-to pass. Everything runs in one process.
+`app` puts the routes together, `work` is the queue before the models, `guard` and `protocol` are what a request
+has to pass. Everything runs in one process.
 """
 
+import asyncio
 import ipaddress
+import socket
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import uvicorn
+from fastapi import FastAPI
 
 from fullyconv.errors import UsageError
 from fullyconv.predict import Predictor
+from fullyconv.progress import Progress, Silent
 from fullyconv.serve.app import create_app
 from fullyconv.serve.limits import Limits
-from fullyconv.serve.protocol import protocol
+from fullyconv.serve.protocol import Connection
 
-__all__ = ["Limits", "create_app", "serve"]
+__all__ = ["Limits", "create_app", "http_server", "serve"]
+
+BACKLOG = 128
+"""Connections that the system holds for us."""
 
 DRAIN_SECONDS = 20
 """For which requests in flight are answered after SIGTERM."""
@@ -33,6 +42,8 @@ def serve(
     token: str = "",
     hosts: Sequence[str] = (),
     limits: Limits | None = None,
+    label_studio_images: Path | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """Serve models until the process is told to end.
 
@@ -43,10 +54,11 @@ def serve(
         token: Which every request has to carry; needed where others than this machine can call.
         hosts: Names under which the service may be called, beside localhost and IP addresses.
         limits: What is taken.
+        label_studio_images: A folder in which images that Label Studio names are looked for.
+        progress: Where to say the address.
 
     Raises:
-        UsageError: An address that others can reach, without a token.
-        OSError: The address cannot be listened on.
+        UsageError: An address that others can reach, without a token; or one that cannot be listened on.
     """
     limits = limits or Limits()
     if not token and not _is_loopback(host):
@@ -55,12 +67,28 @@ def serve(
             hint="put one into FULLYCONV_TOKEN or a file named by --token-file",
         )
     with tempfile.TemporaryDirectory(prefix="fullyconv-serve-") as folder:
-        app = create_app(models, Path(folder), limits=limits, hosts=hosts, token=token)
-        uvicorn.run(
+        app = create_app(
+            models,
+            Path(folder),
+            limits=limits,
+            hosts=hosts,
+            token=token,
+            label_studio_images=label_studio_images,
+        )
+        with _listening(host, port) as listener:
+            shown = f"[{host}]" if ":" in host else host
+            (progress or Silent()).say(
+                f"serving {', '.join(models)} at http://{shown}:{listener.getsockname()[1]}/ (Ctrl-C ends it)"
+            )
+            http_server(app, limits).run([listener])
+
+
+def http_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
+    """Make what speaks HTTP; it is run with a socket that listens."""
+    return uvicorn.Server(
+        uvicorn.Config(
             app,
-            host=host,
-            port=port,
-            http=protocol(limits),
+            http=cast("type[asyncio.Protocol]", partial(Connection, limits)),
             ws="none",
             loop="asyncio",
             log_level="warning",
@@ -69,6 +97,17 @@ def serve(
             server_header=False,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
+    )
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise UsageError(
+            f"{host}, port {port}, cannot be listened on: {error.strerror}", hint="choose another --port"
+        ) from None
 
 
 def _is_loopback(host: str) -> bool:

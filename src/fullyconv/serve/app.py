@@ -13,14 +13,14 @@ from starlette.exceptions import HTTPException
 from fullyconv import __version__
 from fullyconv.errors import FullyConvError
 from fullyconv.predict import Predictor
-from fullyconv.serve import opened_route, page_route, predict_route
-from fullyconv.serve.context import Context, Unknown
+from fullyconv.serve import label_studio, open_inference, opened_route, page_route, predict_route
+from fullyconv.serve.context import Context, UnknownError
 from fullyconv.serve.guard import Guard
 from fullyconv.serve.limits import Limits
 from fullyconv.serve.measures import CONTENT_TYPE, Measures
 from fullyconv.serve.opened import Opened
-from fullyconv.serve.received import Gone, TooLarge, Unsupported
-from fullyconv.serve.work import Busy, Work
+from fullyconv.serve.received import GoneError, TooLargeError, UnsupportedError
+from fullyconv.serve.work import BusyError, Work
 
 __all__ = ["create_app"]
 
@@ -38,6 +38,7 @@ def create_app(
     limits: Limits | None = None,
     hosts: Sequence[str] = (),
     token: str = "",
+    label_studio_images: Path | None = None,
 ) -> FastAPI:
     """Make the application.
 
@@ -47,11 +48,13 @@ def create_app(
         limits: What is taken.
         hosts: Names of the service beside localhost and IP addresses.
         token: Which everybody has to know; "" if nobody has to.
+        label_studio_images: A folder in which images that Label Studio names are looked for; by default such
+            images have to be in its tasks.
     """
     limits = limits or Limits()
     measures = Measures()
     work = Work(models, limits, measures)
-    context = Context(work, limits, folder)
+    context = Context(work, limits, folder, label_studio_images)
     opened = Opened(context)
 
     @asynccontextmanager
@@ -72,6 +75,8 @@ def create_app(
     for routes in (
         predict_route.router(context),
         opened_route.router(context, opened),
+        open_inference.router(context),
+        label_studio.router(context),
         page_route.router(context),
     ):
         app.include_router(routes)
@@ -93,7 +98,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     async def of_ours(request: Request, error: Exception) -> Response:
         assert isinstance(error, FullyConvError)
-        kinds = {Busy: 503, TooLarge: 413, Unsupported: 415, Unknown: 404}
+        kinds = {BusyError: 503, TooLargeError: 413, UnsupportedError: 415, UnknownError: 404}
         status = kinds.get(type(error), 400 if error.exit_code == 2 else 500)
         if status == 500:
             logging.getLogger(__name__).error("%s", error)
@@ -119,5 +124,5 @@ def _answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(FullyConvError, of_ours)
     app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(RequestValidationError, of_parameters)
-    app.add_exception_handler(Gone, of_gone)
+    app.add_exception_handler(GoneError, of_gone)
     app.add_exception_handler(Exception, of_others)

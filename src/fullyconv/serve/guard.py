@@ -1,4 +1,4 @@
-"""What every request has to pass, and what every answer carries: hosts, origins, token, headers, errors without paths."""
+"""What every request has to pass and every answer carries: hosts, origins, the token, strict headers."""
 
 import base64
 import binascii

@@ -20,6 +20,7 @@ class Limits:
         boundary: Bytes of the boundary of a form (RFC 2046 allows 70).
         header_seconds: In which the head of a request has to come.
         body_seconds: In which its body has to come, and in which the answer has to be taken.
+        held_bytes: Of images and tensors in memory, of all requests together.
         waiting: Requests that are answered or wait for it; others are sent away with 503.
         connections: At a time; others are closed.
     """
@@ -34,5 +35,6 @@ class Limits:
     boundary: int = 200
     header_seconds: float = 10
     body_seconds: float = 60
+    held_bytes: int = 10**9
     waiting: int = 32
     connections: int = 512

@@ -23,10 +23,10 @@ from fullyconv.errors import DataError, FullyConvError
 from fullyconv.image_form import ImageForm, shown
 from fullyconv.memory import give_back_freed
 from fullyconv.predict import FREE_PIXELS, Predictor
-from fullyconv.serve.context import Context, Unknown
+from fullyconv.serve.context import Context, UnknownError
 from fullyconv.serve.pyramid import TILE, Pyramid, blocks, level_sizes, reserved
-from fullyconv.serve.received import Gone, TooLarge, nameless
-from fullyconv.serve.work import Busy
+from fullyconv.serve.received import GoneError, TooLargeError, nameless
+from fullyconv.serve.work import BusyError
 from fullyconv.shapes import Mask, Pixels, Size
 from fullyconv.sources import open_image, read_header
 from fullyconv.tiles import Box
@@ -107,7 +107,7 @@ class OpenedImage:
         with open_image(path, form) as source:
             for box in blocks(self.size):
                 if self.dropped:
-                    raise Gone
+                    raise GoneError
                 pixels = source.read(box)
                 if self.values is not None:
                     self.values[box.slices] = pixels
@@ -191,9 +191,9 @@ class Opened:
             model: The name of a model.
 
         Raises:
-            TooLarge: It has too many pixels, or takes more room than there is.
+            TooLargeError: It has too many pixels, or takes more room than there is.
             DataError: It cannot be read.
-            Busy: The disk is full, or it had to make room for later ones while it was read.
+            BusyError: The disk is full, or it had to make room for later ones while it was read.
         """
         work, predictor = self._context.work, self._context.work.models[model]
         form = predictor.image_form
@@ -204,14 +204,16 @@ class Opened:
                 async with self._decoding:  # one thread is left for tiles
                     await work.code(image.decode, path, form)
                 if image.dropped:
-                    raise Gone
+                    raise GoneError
             except BaseException:
                 self._drop(image)
                 raise
         except DataError as error:
             raise DataError(nameless(error.message, path), hint=nameless(error.hint or "", path) or None) from None
-        except Gone:
-            raise Busy("the image had to make room for later ones", hint="open fewer images at a time") from None
+        except GoneError:
+            raise BusyError(
+                "the image had to make room for later ones", hint="open fewer images at a time"
+            ) from None
         image.task = asyncio.create_task(self._predict(image))
         return image
 
@@ -219,11 +221,11 @@ class Opened:
         """An image by its id.
 
         Raises:
-            Unknown: There is none, or none any more.
+            UnknownError: There is none, or none any more.
         """
         image = self._images.get(name)
         if image is None or not hasattr(image, "confidence"):
-            raise Unknown("there is no such image, or it was closed", hint="open it again")
+            raise UnknownError("there is no such image, or it was closed", hint="open it again")
         image.asked = time.monotonic()
         return image
 
@@ -231,7 +233,7 @@ class Opened:
         """Forget an image by its id; it is predicted no further.
 
         Raises:
-            Unknown: There is none.
+            UnknownError: There is none.
         """
         self._drop(self.get(name))
 
@@ -248,12 +250,12 @@ class Opened:
         """Make room for an image, and an id; nobody knows it yet."""
         limits, pixels = self._context.limits, math.prod(size)
         if pixels > limits.opened_pixels:
-            raise TooLarge(f"expected at most {limits.opened_pixels} pixels, got {size[0]} x {size[1]}")
+            raise TooLargeError(f"expected at most {limits.opened_pixels} pixels, got {size[0]} x {size[1]}")
         needed = 5 * sum(math.prod(one) for one in level_sizes(size))
         if not predictor.image_form.is_usual:
             needed += 4 * pixels * predictor.image_form.channels
         if needed > limits.stored_bytes:
-            raise TooLarge(f"expected an image that takes at most {limits.stored_bytes} bytes, got {needed}")
+            raise TooLargeError(f"expected an image that takes at most {limits.stored_bytes} bytes, got {needed}")
         by_age = sorted(self._images.values(), key=lambda image: image.asked)
         taken = needed + sum(image.bytes for image in by_age)
         for image in by_age:

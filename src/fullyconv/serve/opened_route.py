@@ -20,7 +20,7 @@ from fullyconv.predict_files import LARGE
 from fullyconv.serve.context import Context
 from fullyconv.serve.opened import Opened, OpenedImage
 from fullyconv.serve.pyramid import blocks, reserved
-from fullyconv.serve.received import TooLarge, received, unless_gone
+from fullyconv.serve.received import TooLargeError, received, unless_gone
 from fullyconv.shapes import Image, Mask
 from fullyconv.sources.reduced import Reduced
 from fullyconv.vectors import geojson
@@ -95,7 +95,7 @@ def router(context: Context, opened: Opened) -> APIRouter:
         if not image.done:
             raise HTTPException(409, image.error or "the image is not predicted yet")
         if kind == "geojson" and image.mask.levels[0].size > context.limits.pixels:
-            raise TooLarge(
+            raise TooLargeError(
                 f"outlines are drawn of at most {context.limits.pixels} pixels",
                 hint="fullyconv predict --vectors has no such limit",
             )

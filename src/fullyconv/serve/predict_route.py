@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 from PIL import Image as PillowImage
 
 from fullyconv.class_table import ClassTable
@@ -13,6 +14,7 @@ from fullyconv.errors import UsageError
 from fullyconv.image_form import shown
 from fullyconv.images import mask_bytes
 from fullyconv.pictures import overlay, with_legend
+from fullyconv.serve import label_studio
 from fullyconv.serve.context import Context
 from fullyconv.serve.received import decoded, received, unless_gone
 from fullyconv.shapes import Mask, Pixels
@@ -45,22 +47,25 @@ def router(context: Context) -> APIRouter:
             503: {"description": "Too many requests wait; try again after Retry-After seconds."},
         },
     )
-    async def predict(request: Request, model: str | None = None, format: str | None = None) -> Response:  # noqa: A002
+    async def predict(request: Request, model: str | None = None, format: str | None = None) -> Response:
         """Give the mask as a palette PNG of mask values, the bytes that `fullyconv predict` writes.
 
         `format` (a parameter of the address or a field of the form, else by the header Accept) is mask, overlay,
         json (pixels and share of each class) or geojson (outlines). `model` is one of `/v2/models`, by default
         the first.
+
+        A body of JSON is what Label Studio sends: its tasks are answered.
         """
         with context.work.place():
+            if request.headers.get("content-type", "").startswith("application/json"):
+                return JSONResponse(await label_studio.answer(context, request, model))
             async with received(request, context.folder, context.limits) as image:
                 kind = _kind(format or image.fields.get("format"), request.headers.get("accept", ""))
                 name, predictor = context.model(model or image.fields.get("model"))
-                work = context.work
-                pixels = await work.code(decoded, image.path, predictor.image_form, context.limits.pixels)
-                mask = await unless_gone(request, work.mask(name, pixels))
-            work.measures.pixels.inc(mask.size)
-            body = await work.code(_encoded, kind, pixels, mask, predictor.class_table, name)
+                async with decoded(image.path, predictor.image_form, context) as pixels:
+                    mask = await unless_gone(request, context.work.mask(name, pixels))
+                    table = predictor.class_table
+                    body = await context.work.code(_encoded, kind, pixels, mask, table, name)
         return Response(body, media_type=FORMATS[kind])
 
     return routes

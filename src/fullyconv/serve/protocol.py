@@ -12,7 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fullyconv.serve.limits import Limits
 
-__all__ = ["protocol", "refusal"]
+__all__ = ["Connection", "refusal"]
 
 SLICE = 4096
 """Bytes that are parsed at a time: what is refused by its head costs no more."""
@@ -41,88 +41,85 @@ def refusal(headers: list[tuple[bytes, bytes]], limits: Limits) -> tuple[int, st
     return None
 
 
-def protocol(limits: Limits) -> type[asyncio.Protocol]:
-    """Make a class of connections with these limits."""
+class Connection(H11Protocol):
+    """A connection; its limits come before what uvicorn gives."""
 
-    class Connection(H11Protocol):
-        """A connection."""
+    def __init__(self, limits: Limits, *arguments: Any, **others: Any) -> None:
+        super().__init__(*arguments, **others)
+        self.limits = limits
+        self.access_log = False
+        self._refused = False
+        self._deadline: tuple[str, asyncio.TimerHandle] | None = None
+        self._slow_reader: asyncio.TimerHandle | None = None
 
-        def __init__(self, *arguments: Any, **others: Any) -> None:
-            super().__init__(*arguments, **others)
-            self.access_log = False
-            self._refused = False
-            self._deadline: tuple[str, asyncio.TimerHandle] | None = None
-            self._slow_reader: asyncio.TimerHandle | None = None
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Expect a head within its time; close what is one connection too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            transport.abort()
+            return
+        self._expect("head", self.limits.header_seconds)
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            if len(self.connections) > limits.connections:
-                transport.abort()
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Expect nothing any more."""
+        self._expect("", None)
+        if self._slow_reader is not None:
+            self._slow_reader.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Read what came, but not the body of a request that is refused by its head."""
+        for start in range(0, len(data), SLICE):
+            if self._refused or self.transport.is_closing():
                 return
-            self._expect("head", limits.header_seconds)
+            before = self.cycle
+            super().data_received(data[start : start + SLICE])
+            if self.cycle is not before and refusal(self.headers, self.limits) is not None:
+                self._refused = True
+                self.cycle.more_body = False
+                self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        self._look()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._expect("", None)
-            if self._slow_reader is not None:
-                self._slow_reader.cancel()
-            super().connection_lost(exc)
-
-        def data_received(self, data: bytes) -> None:
-            for start in range(0, len(data), SLICE):
-                if self._refused or self.transport.is_closing():
-                    return
-                before = self.cycle
-                super().data_received(data[start : start + SLICE])
-                if self.cycle is not before and refusal(self.headers, limits) is not None:
-                    self._refused = True
-                    self.cycle.more_body = False
-                    self.loop.call_later(LINGER_SECONDS, self.transport.close)
+    def on_response_complete(self) -> None:
+        """Expect the next head."""
+        super().on_response_complete()
+        if not self.transport.is_closing():
             self._look()
 
-        def on_response_complete(self) -> None:
-            super().on_response_complete()
-            if not self.transport.is_closing():
-                self._look()
+    def _look(self) -> None:
+        """Set the deadline for what is to come next."""
+        state = self.conn.their_state
+        if self._refused or self.transport.is_closing():
+            self._expect("", None)
+        elif state is h11.SEND_BODY:
+            self._expect("body", self.limits.body_seconds)
+        elif state is h11.IDLE and (self.cycle is None or self.conn.trailing_data[0]):
+            self._expect("head", self.limits.header_seconds)
+        else:
+            self._expect("", None)
 
-        def _look(self) -> None:
-            """Set the deadline for what is to come next."""
-            state = self.conn.their_state
-            if self._refused or self.transport.is_closing():
-                self._expect("", None)
-            elif state is h11.SEND_BODY:
-                self._expect("body", limits.body_seconds)
-            elif state is h11.IDLE and self.conn.trailing_data[0]:
-                self._expect("head", limits.header_seconds)
-            elif state is h11.IDLE and self.cycle is None:
-                self._expect("head", limits.header_seconds)
-            else:
-                self._expect("", None)
+    def _expect(self, part: str, seconds: float | None) -> None:
+        if self._deadline is not None:
+            if self._deadline[0] == part:
+                return
+            self._deadline[1].cancel()
+        self._deadline = None if seconds is None else (part, self.loop.call_later(seconds, self._too_slow))
 
-        def _expect(self, part: str, seconds: float | None) -> None:
-            if self._deadline is not None:
-                if self._deadline[0] == part:
-                    return
-                self._deadline[1].cancel()
-            self._deadline = None if seconds is None else (part, self.loop.call_later(seconds, self._too_slow))
+    def _too_slow(self) -> None:
+        """Say so if nothing was answered yet, and close."""
+        if not self.transport.is_closing():
+            if self.cycle is None or not self.cycle.response_started:
+                self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
+            self.transport.close()
 
-        def _too_slow(self) -> None:
-            """Say so if nothing was answered yet, and close."""
-            if not self.transport.is_closing():
-                if self.cycle is None or not self.cycle.response_started:
-                    self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
-                self.transport.close()
+    def pause_writing(self) -> None:
+        """Give up who does not take the answer in time."""
+        super().pause_writing()
+        self._slow_reader = self.loop.call_later(self.limits.body_seconds, self.transport.abort)
 
-        def pause_writing(self) -> None:
-            super().pause_writing()
-            self._slow_reader = self.loop.call_later(limits.body_seconds, self.transport.abort)
-
-        def resume_writing(self) -> None:
-            super().resume_writing()
-            if self._slow_reader is not None:
-                self._slow_reader.cancel()
-                self._slow_reader = None
-
-        def shutdown(self) -> None:
-            super().shutdown()
-
-    return Connection
+    def resume_writing(self) -> None:
+        """The answer was taken."""
+        super().resume_writing()
+        if self._slow_reader is not None:
+            self._slow_reader.cancel()
+            self._slow_reader = None

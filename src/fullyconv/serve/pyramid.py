@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PillowImage
 
-from fullyconv.serve.work import Busy
+from fullyconv.serve.work import BusyError
 from fullyconv.shapes import Size
 from fullyconv.tiles import Box
 
@@ -31,7 +31,7 @@ class Pyramid:
         channels: 3 for RGB, 1 for masks.
 
     Raises:
-        Busy: The disk is full.
+        BusyError: The disk is full.
     """
 
     def __init__(self, path: Path, size: Size, channels: int = 1) -> None:
@@ -91,7 +91,7 @@ def reserved(path: Path, size: int) -> None:
     """Make a file of so many bytes, all of them there: a mapped file that finds the disk full kills the process.
 
     Raises:
-        Busy: The disk is full.
+        BusyError: The disk is full.
     """
     try:
         with path.open("xb") as file:
@@ -101,4 +101,4 @@ def reserved(path: Path, size: int) -> None:
                 file.truncate(size)
     except OSError as error:
         path.unlink(missing_ok=True)
-        raise Busy(f"there is no room for the image: {error.strerror}", hint="try again later") from None
+        raise BusyError(f"there is no room for the image: {error.strerror}", hint="try again later") from None

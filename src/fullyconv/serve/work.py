@@ -1,4 +1,4 @@
-"""Who waits for a prediction, and who is next: a bounded queue, batches of images of one size, one thread that computes.
+"""Who waits for a prediction: a bounded queue, batches of images of one size, one thread that computes.
 
 All of torch's threads work on one batch at a time; to compute two at once would be slower. Images are decoded and
 answers encoded in threads of their own meanwhile. Large images take turns with small ones, a part at a time.
@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
+
 from fullyconv.device import set_threads
 from fullyconv.errors import FullyConvError
 from fullyconv.predict import FREE_PIXELS, Predictor
@@ -19,7 +21,7 @@ from fullyconv.serve.limits import Limits
 from fullyconv.serve.measures import Measures
 from fullyconv.shapes import Mask, Pixels
 
-__all__ = ["Busy", "Work"]
+__all__ = ["BusyError", "Work"]
 
 GATHER_SECONDS = 0.003
 """For which the first request after a pause waits for others of its size."""
@@ -33,7 +35,7 @@ CODERS = 2
 _Result = TypeVar("_Result")
 
 
-class Busy(FullyConvError):
+class BusyError(FullyConvError):
     """The queue is full."""
 
 
@@ -61,6 +63,7 @@ class Work:
         self.measures = measures
         self.ready = False
         self._places = 0
+        self._held = 0
         self._waiting: list[_Job] = []
         self._came = asyncio.Event()
         self._compute = ThreadPoolExecutor(1, "compute", initializer=set_threads, initargs=(None,))
@@ -88,10 +91,10 @@ class Work:
         """Hold one of the places in the queue, from before the body of a request is read to its answer.
 
         Raises:
-            Busy: There is none.
+            BusyError: There is none.
         """
         if self._places >= self.limits.waiting:
-            raise Busy(f"{self._places} requests are waiting", hint="try again in a second")
+            raise BusyError(f"{self._places} requests wait", hint="try again in a second")
         self._places += 1
         self.measures.waiting.set(self._places)
         try:
@@ -99,6 +102,24 @@ class Work:
         finally:
             self._places -= 1
             self.measures.waiting.set(self._places)
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Hold memory for what came with a request; one request may have more than all together may have.
+
+        Args:
+            size: Bytes.
+
+        Raises:
+            BusyError: Others hold too much.
+        """
+        if self._held and self._held + size > self.limits.held_bytes:
+            raise BusyError(f"requests hold {self._held} bytes", hint="try again in a second")
+        self._held += size
+        try:
+            yield
+        finally:
+            self._held -= size
 
     async def code(self, function: Callable[..., _Result], *arguments: object) -> _Result:
         """Decode or encode something, beside what is computed."""
@@ -113,6 +134,7 @@ class Work:
 
         Whoever stops waiting (is cancelled) leaves the queue; a large image is not computed further.
         """
+        self.measures.pixels.inc(math.prod(pixels.shape[:2]))
         if math.prod(pixels.shape[:2]) > FREE_PIXELS:
             return await self._mask_of_large(model, pixels)
         job = _Job(model, pixels, asyncio.get_running_loop().create_future())
@@ -125,8 +147,6 @@ class Work:
                 self._waiting.remove(job)
 
     async def _mask_of_large(self, model: str, pixels: Pixels) -> Mask:
-        import numpy as np
-
         mask = np.empty(pixels.shape[:2], np.uint8)
         predictor = self.models[model]
         parts = predictor.mask_parts(pixels.shape[:2], lambda box: pixels[box.slices])
