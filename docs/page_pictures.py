@@ -1,4 +1,4 @@
-"""Takes the pictures of the page for docs/pictures: `make serve` in one terminal, this in another, in the repository.
+"""Takes the pictures of the page for docs/pictures: `make serve` in one terminal, this in another.
 
     .venv/bin/python docs/page_pictures.py http://127.0.0.1:8000/
 

@@ -100,7 +100,8 @@ def router(context: Context, opened: Opened) -> APIRouter:
                 hint="fullyconv predict --vectors has no such limit",
             )
         ending, media_type = DOWNLOADS[kind]
-        with context.work.place():
+        held = 8 * image.mask.levels[0].size if kind == "geojson" else 0
+        with context.work.place(), context.work.hold(held):
             path = image.folder / f"{secrets.token_hex(8)}{ending}"
             await context.work.code(_WRITERS[kind], image, path)
         headers = {
