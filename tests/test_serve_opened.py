@@ -6,8 +6,9 @@ import time
 
 import numpy as np
 import pytest
+from opened_images import Halting, client, noise, opened, settled, tile
 from PIL import Image
-from serving import TABLE, Halting, client, noise, opened, png, settled, small_predictor, tile
+from service import TABLE, make_predictor, png
 
 from fullyconv.image_files import find_images
 from fullyconv.image_form import ImageForm
@@ -20,7 +21,7 @@ from fullyconv.vectors import geojson
 
 @pytest.fixture(scope="module")
 def predictor():
-    return small_predictor()
+    return make_predictor()
 
 
 @pytest.fixture

@@ -1,19 +1,20 @@
-"""The page in a browser: what a person does with it. Nothing is fetched from elsewhere, nothing breaks its rules."""
+"""The page in a browser: what a person does with it; nothing comes from elsewhere, nothing breaks its rules."""
 
 import re
 import shutil
-import socket
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.resources import files
 
 import numpy as np
 import pytest
+from opened_images import Halting, client, noise
 from PIL import Image
-from serving import TABLE, Halting, client, noise, png
+from service import png, running
 
-from fullyconv.class_table import ClassTable
-from fullyconv.serve import Limits, create_app, http_server
+from fullyconv.class_table import ClassEntry, ClassTable
+from fullyconv.image_form import RGB
+from fullyconv.serve import Limits
 from fullyconv.synthetic import CLASS_COLORS, CLASS_NAMES
 from fullyconv.tiles import Box
 
@@ -21,15 +22,24 @@ CHROMIUM = shutil.which("chromium")
 STATIC = files("fullyconv.serve") / "static"
 WIDE, NARROW = {"width": 1200, "height": 800}, {"width": 390, "height": 844}
 
+FLAG_TABLE = ClassTable(
+    (
+        ClassEntry("ground", 10, (8, 8, 8)),
+        ClassEntry("leaf", 20, (0, 200, 80)),
+        ClassEntry("stone", 30, (240, 60, 60)),
+    )
+)
+
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 
 
 class Thirds:
-    """A predictor of a flag: the left third is ground, the middle one leaf, the right one stone, each 75 % sure."""
+    """A predictor of a flag: its left third is ground, the middle one leaf, the right one stone, all 75 % sure."""
 
-    def __init__(self, table=TABLE, form=None):
+    image_form = RGB
+
+    def __init__(self, table=FLAG_TABLE):
         self.class_table = table
-        self.image_form = form or Halting(None).image_form
 
     def predict_with_confidence(self, pixels):
         height, width = pixels.shape[:2]
@@ -38,30 +48,22 @@ class Thirds:
 
 
 class Server:
-    """A service in a thread; it can be stopped and started again at the same port."""
+    """A service that can be stopped, and started again at the same port."""
+
+    port = 0
 
     def __init__(self, folder, models, token="", **limits):
         self.folder, self.models, self.token, self.limits = folder, models, token, Limits(**limits)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.address = f"http://127.0.0.1:{self.port}"
         self.start()
 
     def start(self):
-        self.folder.mkdir()
-        app = create_app(self.models, self.folder, limits=self.limits, token=self.token)
-        self.server = http_server(app, self.limits)
-        self.server.config.timeout_graceful_shutdown = 1
-        self.server.config.port = self.port
-        self.thread = threading.Thread(target=self.server.run)
-        self.thread.start()
-        while not self.server.started:
-            assert self.thread.is_alive()
+        self._running = ExitStack()
+        served = running(self.models, self.folder, port=self.port, limits=self.limits, token=self.token)
+        host, self.port = self._running.enter_context(served)
+        self.address = f"http://{host}:{self.port}"
 
     def stop(self):
-        self.server.should_exit = True
-        self.thread.join()
+        self._running.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -89,7 +91,7 @@ def browser():
 
 @contextmanager
 def page_of(browser, server, path="/", expected=(), **settings):
-    """A page, on which nothing may go wrong: `expected` are the messages of the console that are part of a test."""
+    """A page on which nothing may go wrong: `expected` are messages of the console that are part of a test."""
     context = browser.new_context(**{"viewport": WIDE, "reduced_motion": "reduce", **settings})
     context.set_default_timeout(20_000)
     page, wrong = context.new_page(), []
@@ -203,7 +205,7 @@ def test_an_image_is_chosen_and_its_mask_lies_over_it(browser, serve, tmp_path):
     with page_of(browser, serve()) as page:
         choose(page, ("flag.png", FLAG))
         wait_until_done(page)
-        assert page.inner_text("#facts") == "420 × 300 pixels"
+        assert page.inner_text("#facts") == "420 \u00d7 300 pixels"
         assert page.locator("#legend .share").all_inner_texts() == ["33.3 %"] * 3
         assert color_at(page, 0.5) == LEAF
         assert color_at(page, 0.9) == STONE
@@ -219,6 +221,19 @@ def test_an_image_is_chosen_and_its_mask_lies_over_it(browser, serve, tmp_path):
         download.value.save_as(tmp_path / "mask.png")
         with Image.open(tmp_path / "mask.png") as mask:
             assert np.array_equal(np.unique(np.asarray(mask)), [10, 20, 30])
+
+
+@needs_browser
+@pytest.mark.slow
+def test_who_is_quick_chooses_before_the_page_knows_the_models(browser, serve):
+    server, held = serve(), []
+    with page_of(browser, server, path="/docs") as page:
+        page.route("**/page/about", lambda route: held.append(route))
+        page.goto(server.address)
+        choose(page, ("flag.png", FLAG))
+        page.wait_for_selector("#notice:has-text('Waiting to be sent')")
+        held[0].continue_()
+        wait_until_done(page)
 
 
 @needs_browser
@@ -425,7 +440,7 @@ def test_another_model_and_a_token(browser, serve):
         page.select_option("#model", "noise")
         page.wait_for_selector("#legend li:nth-child(2) .share:has-text('100.0 %')")
         wait_until_done(page)
-        assert color_at(page, 0.9) == LEAF
+        assert color_at(page, 0.9) == [250, 0, 0, 255]
 
 
 @needs_browser

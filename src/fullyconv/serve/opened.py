@@ -98,6 +98,12 @@ class OpenedImage:
             shape = (*self.size, form.channels)
             reserved(self.folder / "values", 4 * math.prod(shape))
             self.values = np.memmap(self.folder / "values", np.float32, "r+", shape=shape)
+        self._copy(path, form)
+        give_back_freed()  # PNG and JPEG are in memory whole until here
+        for level in range(1, len(self.image.levels)):
+            self.image.halve(level)
+
+    def _copy(self, path: Path, form: ImageForm) -> None:
         with open_image(path, form) as source:
             for box in blocks(self.size):
                 if self.dropped:
@@ -106,9 +112,6 @@ class OpenedImage:
                 if self.values is not None:
                     self.values[box.slices] = pixels
                 self.image.write(box, shown(pixels))
-        give_back_freed()
-        for level in range(1, len(self.image.levels)):
-            self.image.halve(level)
 
     def read(self, box: Box) -> Pixels:
         """What the model reads of a part."""

@@ -89,25 +89,7 @@ def router(context: Context, opened: Opened) -> APIRouter:
     @routes.get("/{id}/download/{kind}", summary="Take something away", response_class=Response)
     async def download(id: str, kind: str) -> Response:
         """Give the `mask` as `fullyconv predict` writes it, the `overlay`, or the outlines as `geojson`."""
-        image = opened.get(id)
-        if kind not in DOWNLOADS:
-            raise HTTPException(404, f"there are {', '.join(DOWNLOADS)}, got {kind[:80]!r}")
-        if not image.done:
-            raise HTTPException(409, image.error or "the image is not predicted yet")
-        if kind == "geojson" and image.mask.levels[0].size > context.limits.pixels:
-            raise TooLargeError(
-                f"outlines are drawn of at most {context.limits.pixels} pixels",
-                hint="fullyconv predict --vectors has no such limit",
-            )
-        ending, media_type = DOWNLOADS[kind]
-        with context.work.place():
-            path = image.folder / f"{secrets.token_hex(8)}{ending}"
-            await context.work.code(_WRITERS[kind], image, path)
-        headers = {
-            "content-disposition": disposition(image.name, ending),
-            "content-length": str(path.stat().st_size),
-        }
-        return StreamingResponse(_sent(path), headers=headers, media_type=media_type)
+        return await _downloaded(context, opened.get(id), kind)
 
     @routes.get("/{id}/{layer}/{level}/{place}", summary="A tile", response_class=Response)
     async def tile(id: str, layer: str, level: int, place: str) -> Response:
@@ -127,6 +109,28 @@ def router(context: Context, opened: Opened) -> APIRouter:
         return Response(body, media_type=media_type)
 
     return routes
+
+
+async def _downloaded(context: Context, image: OpenedImage, kind: str) -> Response:
+    if kind not in DOWNLOADS:
+        raise HTTPException(404, f"there are {', '.join(DOWNLOADS)}, got {kind[:80]!r}")
+    if not image.done:
+        raise HTTPException(409, image.error or "the image is not predicted yet")
+    if kind == "geojson" and image.mask.levels[0].size > context.limits.pixels:
+        raise TooLargeError(
+            f"outlines are drawn of at most {context.limits.pixels} pixels",
+            hint="fullyconv predict --vectors has no such limit",
+        )
+    ending, media_type = DOWNLOADS[kind]
+    held = 8 * image.mask.levels[0].size if kind == "geojson" else 0
+    with context.work.place(), context.work.hold(held):
+        path = image.folder / f"{secrets.token_hex(8)}{ending}"
+        await context.work.code(_WRITERS[kind], image, path)
+    headers = {
+        "content-disposition": disposition(image.name, ending),
+        "content-length": str(path.stat().st_size),
+    }
+    return StreamingResponse(_sent(path), headers=headers, media_type=media_type)
 
 
 def disposition(name: str, ending: str) -> str:

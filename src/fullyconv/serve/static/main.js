@@ -21,12 +21,14 @@ let off = false;
 
 // ---- what comes in ----
 
-for (const id of ["file", "first-file", "photo"]) {
-  $(id).addEventListener("change", (event) => {
-    pictures.add(event.target.files);
-    event.target.value = "";
-  });
+const fields = [$("file"), $("first-file"), $("photo")];
+
+function take(field) {
+  pictures.add(field.files);
+  field.value = "";
 }
+
+for (const field of fields) field.addEventListener("change", () => take(field));
 
 document.addEventListener("paste", (event) => {
   const files = [...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/"));
@@ -359,9 +361,8 @@ async function begin() {
     return; // tried again when it is back
   }
   models = about.models;
-  pictures.mostBytes = about.body_bytes;
   const names = models.map(({ name }) => name);
-  if (!names.includes(pictures.model)) pictures.model = names[0];
+  pictures.begin(names, about.body_bytes);
   $("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === pictures.model)));
   $("model-label").classList.toggle("one", names.length < 2);
   showExamples();
@@ -373,4 +374,5 @@ addEventListener("pagehide", (event) => {
 
 $("camera").hidden = !matchMedia("(pointer: coarse)").matches;
 showOpacity();
+fields.forEach(take); // what was chosen while this was loaded
 begin();
