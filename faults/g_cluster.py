@@ -54,8 +54,12 @@ def prepared(folder: Path, count: int) -> dict[str, bytes]:
 
 def masks(out: Path) -> dict[str, bytes]:
     """Name and content of each file under its final name."""
-    found = (path for path in out.rglob("*.png") if ".fullyconv" not in path.parts)
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in found}
+    found = {}
+    for place, folders, files in os.walk(out):
+        folders[:] = [folder for folder in folders if folder != ".fullyconv"]
+        for path in (Path(place, file) for file in files if file.endswith(".png")):
+            found[path.relative_to(out).as_posix()] = path.read_bytes()
+    return found
 
 
 @contextmanager
