@@ -108,6 +108,8 @@ def kill_workers(folder: Path, tries: int) -> Iterator[bool]:
     found = masks(folder / "out")
     lines = (folder / "out" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
     print(f"  {kills} kills, exit {code}, {len(lines)} lines, {len(whole.keys() - found.keys())} missing")
+    if code:
+        print((folder / "out" / "quarantine.csv").read_text(encoding="utf-8"))
     for name, data in whole.items():
         yield code == 0 and found.get(name) == data and len(lines) == len(set(lines)) == len(whole)
 
@@ -131,7 +133,7 @@ def kill_drivers(folder: Path, tries: int) -> Iterator[bool]:
 
 
 def poison(folder: Path, tries: int) -> Iterator[bool]:
-    """G3: images on which workers die, and broken ones: listed after two tries and one, all others done."""
+    """G3: images on which workers die, and broken ones: listed after three tries and one, all others done."""
     whole = prepared(folder, tries)
     for number in range(2):
         Image.new("RGB", (40, 30)).save(folder / "in" / f"poison{number}.png")
@@ -143,7 +145,7 @@ def poison(folder: Path, tries: int) -> Iterator[bool]:
         code = driver.wait(600)
     rows = csv.DictReader((folder / "out" / "quarantine.csv").read_text(encoding="utf-8").splitlines())
     listed = {row["name"]: row["reason"] for row in rows}
-    died = [name for name, reason in listed.items() if reason == "2 workers died on it"]
+    died = [name for name, reason in listed.items() if reason == "3 workers died on it"]
     good = code == 1 and sorted(listed) == ["broken", "poison0", "poison1"] and sorted(died) == sorted(listed)[1:]
     found = masks(folder / "out")
     for name, data in whole.items():

@@ -75,20 +75,34 @@ def test_a_worker_that_dies_has_its_item_done_again_and_no_other(folder):
     with pytest.raises(Killed):
         work_through(folder, Batch("1", ITEMS), first)
     work_through(folder, Batch("1", ITEMS), second)
-    assert (first.done, second.done) == (["a", "b"], ["c", "d"])
+    assert (first.done, second.done) == (["a", "b"], ["d", "c"])
 
 
-def test_an_item_on_which_two_workers_die_is_left_alone_and_the_others_are_done(folder):
-    for _ in range(2):
+def test_an_item_on_which_three_workers_die_is_left_alone_and_the_others_are_done(folder):
+    works = [Work(kills="b") for _ in range(3)]
+    for work in works:
         with pytest.raises(Killed):
-            work_through(folder, Batch("1", ITEMS), Work(kills="b"))
-    third = Work(kills="b")
-    statuses = work_through(folder, Batch("1", ITEMS), third)
+            work_through(folder, Batch("1", ITEMS), work)
+    assert [work.done for work in works] == [["a"], ["c", "d"], []]
+    statuses = work_through(folder, Batch("1", ITEMS), Work(kills="b"))
     assert statuses == {"a": "done", "b": "quarantined", "c": "done", "d": "done"}
-    assert third.done == ["c", "d"]
-    Manifest(folder)
+    assert Manifest(folder).records["b"]["status"] == "quarantined"
     rows = list(csv.DictReader(folder.read("quarantine.csv").decode().splitlines()))
-    assert rows == [{"name": "b", "file": "/in/b", "reason": "2 workers died on it"}]
+    assert rows == [{"name": "b", "file": "/in/b", "reason": "3 workers died on it"}]
+
+
+def test_deaths_on_several_items_are_counted_for_each(folder):
+    works = [Work(kills=kills) for kills in "bdbb"]
+    for work in works:
+        with pytest.raises(Killed):
+            work_through(folder, Batch("1", ITEMS), work)
+    assert [work.done for work in works] == [["a"], ["c"], [], ["d"]]
+    assert work_through(folder, Batch("1", ITEMS), Work()) == {
+        "a": "done",
+        "b": "quarantined",
+        "c": "done",
+        "d": "done",
+    }
 
 
 def test_what_is_refused_is_tried_once_and_says_why(folder):

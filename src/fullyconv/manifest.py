@@ -6,7 +6,7 @@ OUT/.fullyconv/job.json       what the job is: the model, the settings
 OUT/.fullyconv/batches/*.json the batches of a run, each rewritten after every image, until they are merged
 
 A batch belongs to one worker at a time. Whoever takes up a batch that has a file already knows that the worker
-before it has died, and on which image: the first without a record.
+before it has died, and on which image: the first without a record. That one is tried again after the others.
 """
 
 import csv
@@ -27,8 +27,8 @@ JOB = f"{HIDDEN}/job.json"
 MANIFEST = "manifest.jsonl"
 QUARANTINE = "quarantine.csv"
 
-TRIES = 2
-"""Workers that may die on an image before it is left alone."""
+TRIES = 3
+"""Workers that may die on an image before it is left alone. Two that are killed at random may be at the same one."""
 
 Record = dict[str, Any]
 """What became of an item: `key`, `status` ("done" or "quarantined"), `reason`, and what its work gave."""
@@ -157,15 +157,13 @@ def work_through(folder: Folder, batch: Batch, work: Callable[[Mapping[str, Any]
     name = f"{BATCHES}/{batch.id}.json"
     found = folder.read(name)
     state = _state(found)
-    left = [item for item in batch.items if item["key"] not in state["records"]]
-    if found is not None and left:  # Somebody has begun, and is no more.
+    if found is not None and (left := _left(batch, state)):  # Somebody has begun, and is no more.
         died_on = left[0]
         tries = state["tries"][died_on["key"]] = state["tries"].get(died_on["key"], 0) + 1
         if tries >= TRIES:
             state["records"][died_on["key"]] = quarantined(died_on, f"{tries} workers died on it")
-            left = left[1:]
     _keep(folder, name, state)
-    for item in left:
+    for item in _left(batch, state):
         try:
             record = {"key": item["key"], "input": item["input"], "status": "done", **work(item)}
         except FullyConvError as error:
@@ -177,6 +175,12 @@ def work_through(folder: Folder, batch: Batch, work: Callable[[Mapping[str, Any]
         state["records"][item["key"]] = record
         _keep(folder, name, state)
     return {key: record["status"] for key, record in state["records"].items()}
+
+
+def _left(batch: Batch, state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The items without a record, in the order in which they are done: those last on which workers have died."""
+    left = [item for item in batch.items if item["key"] not in state["records"]]
+    return sorted(left, key=lambda item: int(state["tries"].get(item["key"], 0)))
 
 
 def quarantined(item: Mapping[str, Any], reason: str) -> Record:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from fullyconv.bands import Joined, band_name, predict_band
@@ -67,6 +68,9 @@ class PredictWorker:
         set_threads(self.settings.threads)
         with self.folder.local(model) as path:
             self.predictor = self.settings.open(path)
+        # The first image takes long: not one of the job, on which a worker that is killed now would have died.
+        form = self.predictor.image_form
+        self.predictor.predict(np.zeros((64, 64, form.channels), np.uint8 if form.is_usual else np.float32))
         self.facts = {"threads": torch.get_num_threads(), "instructions": instruction_set()}
 
     def __call__(self, rows: Mapping[str, Any]) -> dict[str, list[str]]:
