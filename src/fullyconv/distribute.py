@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -119,24 +120,26 @@ def opened_cluster(address: str, progress: Progress) -> Iterator[Cluster]:
     _remove_remains()
     place = tempfile.TemporaryDirectory(prefix=f"fc-{os.getpid()}-", ignore_cleanup_errors=True)
     # What Ray says of each worker that is killed goes to standard output, which is for results.
-    with place as folder, _own_signals(), contextlib.redirect_stdout(io.StringIO()):
+    with place as folder, contextlib.redirect_stdout(io.StringIO()):
         if address == "auto":
             address = os.environ.get("RAY_ADDRESS", "local")
         own = address == "local"
         ray = _ray(own)
         quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
         if own:
-            ray.init(
-                address="local",
-                num_cpus=_own_cores(),
-                include_dashboard=False,
-                object_store_memory=OBJECTS,
-                _temp_dir=folder,
-                **quiet,
-            )
+            with _muted(), _own_end():
+                ray.init(
+                    address="local",
+                    num_cpus=_own_cores(),
+                    include_dashboard=False,
+                    object_store_memory=OBJECTS,
+                    _temp_dir=folder,
+                    **quiet,
+                )
         else:
             try:
-                ray.init(address=address, **quiet)
+                with _own_end():
+                    ray.init(address=address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise UsageError(f"no Ray answers at {address}: {str(error).splitlines()[0]}") from None
         _quieten(ray)
@@ -176,6 +179,20 @@ def _ray(own: bool) -> Any:
         ) from None
 
 
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """Drop what is written to standard error, by whatever language: Ray says there how much it is going to say."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _quieten(ray: Any) -> None:
     """Leave the words to us, and let workers be killed as often as somebody likes."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -190,16 +207,14 @@ def _own_cores() -> int:
 
 
 @contextlib.contextmanager
-def _own_signals() -> Iterator[None]:
-    """Keep what signals do: Ray puts an end of its own in the place of that of SIGTERM."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+def _own_end() -> Iterator[None]:
+    """Let SIGTERM do afterwards what it did before: Ray has it print a trace and abort."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def batches_of(

@@ -28,7 +28,7 @@ MANIFEST = "manifest.jsonl"
 QUARANTINE = "quarantine.csv"
 
 TRIES = 3
-"""Workers that may die on an image before it is left alone. Two that are killed at random may be at the same one."""
+"""Workers that may die on an image before it is left alone. Two killed at random may be at the same one."""
 
 Record = dict[str, Any]
 """What became of an item: `key`, `status` ("done" or "quarantined"), `reason`, and what its work gave."""
