@@ -48,16 +48,16 @@ def test_bands_put_together_are_the_whole(predictor, tmp_path):
     folder, areas = open_folder(tmp_path / "out"), [Box(0, 0, 640, 40), Box(640, 0, *size)]
     for area in reversed(areas):
         with folder.scratch() as scratch:
-            predict_band(predictor, tmp_path / "a.tif", area, True, scratch / "band.npz")
+            predict_band(predictor, tmp_path / "a.tif", area, ["margin"], scratch / "band.npz")
             folder.publish(scratch / "band.npz", band_name("a", area))
     seen = []
     joined = Joined(predictor, folder, "a", areas, look=True)
-    mask, confidence = np.empty(size, np.uint8), np.empty(size, np.float32)
-    for box, classes, values in joined.confidence_parts(size, lambda box: seen.append(box)):
-        mask[box.slices], confidence[box.slices] = classes, values
-    wanted, wanted_confidence = predictor.predict_with_confidence(pixels)
+    mask, margin = np.empty(size, np.uint8), np.empty(size, np.float32)
+    for box, classes, measured in joined.measured_parts(size, lambda box: seen.append(box), ["margin"]):
+        mask[box.slices], margin[box.slices] = classes, measured["margin"]
+    wanted, wanted_margin = predictor.predict_with_margin(pixels)
     assert np.array_equal(mask, wanted)
     assert len(np.unique(mask)) > 1
-    assert np.array_equal(np.rint(confidence * 255), np.rint(wanted_confidence * 255))
+    assert np.array_equal(margin, wanted_margin)
     assert [box.top for box in seen] == [0, 512, 640, 1152]
     assert joined.is_exact(size)

@@ -1,7 +1,7 @@
 """A huge image in bands of rows, predicted anywhere in any order, and put together to the mask of the whole."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,29 +43,27 @@ def cut_bands(predictor: Predictor, size: Size, workers: int) -> list[Box]:
     return [tile.area for tile in cut(size, (rows, size[1]), predictor.halo, predictor.tile_grid)]
 
 
-def predict_band(predictor: Predictor, path: Path, area: Box, confidence: bool, out: Path) -> None:
+def predict_band(predictor: Predictor, path: Path, area: Box, measures: Sequence[str], out: Path) -> None:
     """Predict a band from its window: the area and its halo.
 
     Args:
         predictor: The model.
         path: The image.
         area: One of those of `cut_bands`.
-        confidence: Whether the probability of each pixel's class is wanted, too.
-        out: The .npz file: H x W uint8 class indices as `mask`, 0..255 for 0..1 as `confidence`.
+        measures: What is measured of each pixel, too: of `Predictor.measured_parts`.
+        out: The .npz file: H x W uint8 class indices as `mask`, H x W float32 by the names of measures.
     """
     with open_image(path, predictor.image_form) as source:
         window = window_of(area, source.size, predictor.halo or Halo(0, 0), predictor.tile_grid)
         read = _shifted(source.read, window)
         mask = np.empty(window.size, np.uint8)
-        grey = np.empty(window.size if confidence else (0, 0), np.uint8)
-        if confidence:
-            for box, classes, values in predictor.confidence_parts(window.size, read):
-                mask[box.slices], grey[box.slices] = classes, np.rint(values * 255)
-        else:
-            for box, classes in predictor.mask_parts(window.size, read):
-                mask[box.slices] = classes
+        whole = {name: np.empty(window.size, np.float32) for name in measures}
+        for box, classes, measured in predictor.measured_parts(window.size, read, measures):
+            mask[box.slices] = classes
+            for name, values in measured.items():
+                whole[name][box.slices] = values
     inner = area.within(window).slices
-    np.savez_compressed(out, mask=mask[inner], confidence=grey[inner])
+    np.savez_compressed(out, **{"mask": mask[inner], **{name: values[inner] for name, values in whole.items()}})
 
 
 def _shifted(read: Read, window: Box) -> Read:
@@ -108,19 +106,16 @@ class Joined:
         """Bands are."""
         return True
 
-    def mask_parts(self, size: Size, read: Read, rows: int | None = None) -> Iterator[tuple[Box, Mask]]:
-        """As of `Predictor`."""
-        for box, mask, _ in self.confidence_parts(size, read):
-            yield box, mask
-
-    def confidence_parts(self, size: Size, read: Read) -> Iterator[tuple[Box, Mask, npt.NDArray[np.float32]]]:
+    def measured_parts(
+        self, size: Size, read: Read, measures: Sequence[str]
+    ) -> Iterator[tuple[Box, Mask, dict[str, npt.NDArray[np.float32]]]]:
         """As of `Predictor`."""
         for area in self._areas:
             with self._folder.local(band_name(self._key, area)) as path, np.load(path) as file:
-                mask, grey = file["mask"], file["confidence"]
+                mask, whole = file["mask"], {name: file[name] for name in measures}
             for top in range(0, area.bottom - area.top, BLOCK):
                 bottom = min(top + BLOCK, area.bottom - area.top)
                 box = Box(area.top + top, 0, area.top + bottom, size[1])
                 if self._look:
                     read(box)
-                yield box, mask[top:bottom], np.float32(1 / 255) * grey[top:bottom]
+                yield box, mask[top:bottom], {name: values[top:bottom] for name, values in whole.items()}

@@ -33,6 +33,7 @@ class PredictSettings:
     overlay: bool = True
     probabilities: bool = False
     confidence: bool = False
+    margin: bool = False
     lecture: bool = False
     engine: str | None = None
     device: str = "auto"
@@ -40,6 +41,11 @@ class PredictSettings:
     memory: int | None = None
     tile: int | None = None
     threads: int = 1
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of what is measured of each pixel."""
+        return ("confidence",) * self.confidence + ("margin",) * self.margin
 
     def open(self, model: Path) -> Predictor:
         """Open a model."""
@@ -104,9 +110,8 @@ class PredictWorker:
         with local_file(item["input"]) as path, self.folder.scratch() as scratch:
             if item["kind"] == "band":
                 name = band_name(item["image"], Box(*item["area"]))
-                predict_band(
-                    self.predictor, path, Box(*item["area"]), self.settings.confidence, scratch / "band.npz"
-                )
+                area, measures = Box(*item["area"]), self.settings.measures
+                predict_band(self.predictor, path, area, measures, scratch / "band.npz")
                 outputs = {name: scratch / "band.npz"}
             else:
                 self._predict(item, path, scratch)
@@ -125,7 +130,7 @@ class PredictWorker:
             areas = [Box(*area) for area in item["areas"]]
             joined = Joined(predictor, self.folder, item["key"], areas, self.settings.overlay)
             predictor = cast(Predictor, joined)
-        chosen = ("overlay", "probabilities", "confidence", "lecture")
+        chosen = ("overlay", "probabilities", "confidence", "margin", "lecture")
         outputs = {name: value for name, value in asdict(self.settings).items() if name in chosen}
         predict_files(predictor, {item["key"]: path}, scratch, **outputs)
 
