@@ -303,7 +303,9 @@ def test_the_default_run_folder_is_named_after_the_data(data, tmp_path, monkeypa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_signals_end_a_training_that_can_be_resumed(number, code, data, tmp_path):
     words = [sys.executable, "-m", "fullyconv", "train", str(data), "-o", str(tmp_path / "run")]
     settings = ["--epochs", "100000", "--scales", "1", "--hidden", "0", "--patience", "0", "--threads", "1"]

@@ -1,5 +1,6 @@
 """Every format, there and back: holes, several areas, ignored pixels, unicode names, folders, turned images."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -79,9 +80,22 @@ WITH_BACKGROUND = ("background", "kratzer ü", "hole, big")
 WITHOUT = ("sky", "road", "car")
 
 
-@pytest.mark.parametrize("names", [WITH_BACKGROUND, WITHOUT], ids=["background", "no background"])
-@pytest.mark.parametrize("ignored", [False, True], ids=["whole", "ignored"])
-@pytest.mark.parametrize("kind", [kind for kind in WRITERS if kind != "npy"])
+@pytest.mark.parametrize(
+    ("kind", "ignored", "names"),
+    [
+        # Hugging Face's library takes seconds each time.
+        pytest.param(*case, marks=[pytest.mark.slow] * (case[0] == "hugging-face" and case[1:] != (True, WITHOUT)))
+        for case in itertools.product(
+            [kind for kind in WRITERS if kind != "npy"], [False, True], [WITH_BACKGROUND, WITHOUT]
+        )
+    ],
+    ids=lambda value: {
+        WITH_BACKGROUND: "background",
+        WITHOUT: "no background",
+        False: "whole",
+        True: "ignored",
+    }.get(value, value),
+)
 def test_every_format_there_and_back(tmp_path, kind, names, ignored):
     if "," in names[-1]:
         names = (*names[:-1], "hole")

@@ -64,15 +64,6 @@ def tiles_that_differ(name, precision="float32"):
     return pixels, cells
 
 
-def test_neither_library_is_imported_before_it_is_used():
-    code = (
-        "import sys, fullyconv.encoders, fullyconv.train, fullyconv.explain, fullyconv.cli\n"
-        "print({'timm', 'transformers', 'torchvision', 'huggingface_hub'} & set(sys.modules))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "set()"
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -93,6 +84,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch, name, message, w
         build_network(name, weights)
 
 
+@pytest.mark.slow
 @needs_timm
 def test_torchvision_is_helped_only_where_it_does_not_load_by_itself():
     code = (

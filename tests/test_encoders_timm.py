@@ -76,7 +76,10 @@ def test_attention_squeezing_and_what_is_not_known_see_all(name):
     assert [tuple(values.shape[1:]) for values in maps] == expected
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "convnext_atto", "tf_mobilenetv3_small_minimal_100"])
+@pytest.mark.parametrize(
+    "name",
+    ["test_resnet", pytest.param("convnext_atto", marks=pytest.mark.slow), "tf_mobilenetv3_small_minimal_100"],
+)
 def test_tiles_have_the_bits_of_the_whole_image(name):
     assert tiles_that_differ(f"timm:{name}") == (0, 0)
 
@@ -204,6 +207,7 @@ def test_a_model_file_needs_neither_weights_nor_network(published, tmp_path):
         assert torch.equal(again(images), model(images))
 
 
+@pytest.mark.slow  # every day, transformers' networks go this way
 def test_from_training_to_a_mask_on_the_command_line(tmp_path, monkeypatch):
     write_dataset(tmp_path / "data", train=3, val=1, test=1, size=(64, 80))
     words = ["--encoder", "timm:test_resnet", "--encoder-weights", "none", "--epochs", 1, "--steps", 2]

@@ -40,7 +40,13 @@ def exported(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("suffix", "engine"), [(".onnx", "auto"), (".onnx", "onnx"), (".onnx", "openvino"), (".openvino", "auto")]
+    ("suffix", "engine"),
+    [
+        (".onnx", "auto"),
+        (".openvino", "auto"),
+        pytest.param(".onnx", "onnx", marks=pytest.mark.slow),
+        pytest.param(".onnx", "openvino", marks=pytest.mark.slow),
+    ],
 )
 def test_an_exported_model_is_a_predictor_like_any_other(predictor, exported, suffix, engine):
     other = open_exported(exported / f"model{suffix}", engine=engine, precision="float32")
@@ -86,7 +92,7 @@ def drawn(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".openvino"])
+@pytest.mark.parametrize("suffix", [".onnx", pytest.param(".openvino", marks=pytest.mark.slow)])
 def test_int8_is_calibrated_on_some_images_and_measured_on_others(drawn, tmp_path, suffix):
     data = Dataset.open(drawn)
     torch.manual_seed(0)

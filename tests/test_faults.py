@@ -80,12 +80,17 @@ def test_a_cache_that_does_not_look_at_the_digest_is_found_out(faults, monkeypat
     assert faults.cause("C3", 0.1)[1] > 10
 
 
-def test_a_model_file_that_is_not_sealed_is_found_out(faults, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "share", "more_than"),
+    [
+        ("D2", 0.02, 10),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("D3", 0.1, 10), ("B5", 0.1, 0)]),
+    ],
+)
+def test_a_model_file_that_is_not_sealed_is_found_out(faults, monkeypatch, name, share, more_than):
     monkeypatch.setattr("fullyconv.tensor_file.tensors_digest", lambda tensors, text: "0" * 64)
     monkeypatch.setattr("fullyconv.model_file._check_facts", lambda *facts: None)  # it has the encoder's digest
-    assert faults.cause("D3", 0.1)[1] > 10
-    assert faults.cause("D2", 0.02)[1] > 10
-    assert faults.cause("B5", 0.1)[1] > 0
+    assert faults.cause(name, share)[1] > more_than
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

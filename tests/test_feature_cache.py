@@ -400,6 +400,7 @@ def writer(folder, turns):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+@pytest.mark.slow
 def test_processes_share_a_cache_while_one_of_them_is_killed(tmp_path):
     first, second = writer(tmp_path, 2), writer(tmp_path, 10**6)
     for process in (first, second):

@@ -1,12 +1,11 @@
 """Models with their cards, as folders; the Hub itself is played by its library's functions."""
 
 import importlib
-import subprocess
-import sys
 
 import pytest
 import torch
 import yaml
+from command_line import answer
 
 from fullyconv.class_table import ClassTable
 from fullyconv.errors import ModelFileError, UsageError
@@ -132,9 +131,8 @@ def test_without_the_library_the_extra_is_named(model, tmp_path, monkeypatch):
     assert caught.value.hint == 'install it with: pip install "fullyconv[hub]"'
 
 
-def test_the_command(model, tmp_path):
+def test_the_command(model, tmp_path, monkeypatch):
     save_model(model, tmp_path / "m.safetensors")
-    command = [sys.executable, "-m", "fullyconv", "publish", tmp_path / "m.safetensors", tmp_path / "out"]
-    done = subprocess.run([*map(str, command), "--license", "MIT"], capture_output=True, text=True, check=False)
+    done = answer(monkeypatch, "publish", tmp_path / "m.safetensors", tmp_path / "out", "--license", "MIT")
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'out'}\n"), done.stderr
     assert head_of((tmp_path / "out/README.md").read_text(encoding="utf-8"))[0]["license"] == "mit"

@@ -127,8 +127,16 @@ def test_the_form_is_in_the_digest_and_the_usual_one_is_not_mentioned():
     assert "image_form" not in Encoder(build_network("efficientnet_lite0"), [8]).config()
 
 
-@pytest.mark.parametrize("channels", [1, pytest.param(2, marks=pytest.mark.slow), 5])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("precision", "channels"),
+    [
+        ("float32", 5),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in [("float32", 1), ("float32", 2), *(("bfloat16", channels) for channels in (1, 2, 5))]
+        ),
+    ],
+)
 def test_parts_have_the_bits_of_the_whole(channels, precision):
     form = ImageForm(channels, (0, 1))
     model = FCN.build(TABLE, scales=(1.0, 1.5), stride=8, image_form=form, encoder_weights="none")
@@ -160,7 +168,7 @@ def save_set(folder, channels, count=8):
     return folder
 
 
-@pytest.fixture(scope="module", params=[1, 4])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 4])
 def trained(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("deep")
     data = save_set(folder / "data", request.param)

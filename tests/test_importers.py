@@ -66,6 +66,7 @@ def test_other_classes_without_an_auxiliary_head(tmp_path):
     assert model.decoder.aux_classifier is None
 
 
+@pytest.mark.slow  # every day, narrow networks of pytorch-fcn go through the verb
 def test_the_verb_writes_a_model_file_that_predicts(published, tmp_path, monkeypatch, capsys):
     path, _ = published
     out = tmp_path / "model.safetensors"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from command_line import answer
 from oracles import import_torchvision, random_reference
+from tiny_networks import deeper_slow
 from torch.nn import functional
 
 from fullyconv.encoders import ENCODER_NAMES, build_network
@@ -21,7 +22,7 @@ def features(name, path, images):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in ENCODER_NAMES if not name.endswith("_d8") and "101" not in name]
+    "name", deeper_slow([name for name in ENCODER_NAMES if not name.endswith("_d8") and "101" not in name])
 )
 def test_weights_in_the_layout_of_their_publisher_are_found(name, tmp_path):
     network = build_network(name, "none")
@@ -50,7 +51,11 @@ def test_encoders_of_timm_are_found_by_name_and_give_their_features(number, tmp_
 
 @pytest.mark.parametrize(
     ("theirs", "ours"),
-    [("resnet18", "resnet18"), ("vgg16", "vgg16"), ("tu-tf_efficientnet_lite0", "efficientnet_lite0")],
+    [
+        ("resnet18", "resnet18"),
+        ("tu-tf_efficientnet_lite0", "efficientnet_lite0"),
+        pytest.param("vgg16", "vgg16", marks=pytest.mark.slow),
+    ],
 )
 def test_the_encoder_of_a_model_of_segmentation_models_pytorch(theirs, ours, tmp_path, monkeypatch):
     import_torchvision()

@@ -143,7 +143,7 @@ def test_a_model_file_says_its_size_policy_and_comes_back_with_it(tmp_path):
         assert torch.equal(loaded(images), model(images))
 
 
-@pytest.mark.parametrize("name", ["32s", "8s"])
+@pytest.mark.parametrize("name", [pytest.param("32s", marks=pytest.mark.slow), "8s"])
 def test_tiles_and_rows_give_the_whole(name, tmp_path):
     path, reference = published(name, tmp_path, classes=6)
     with torch.no_grad():

@@ -118,9 +118,10 @@ def test_an_unknown_name_is_an_attribute_error():
         fullyconv.segment  # noqa: B018
 
 
-def test_verbs_stay_functions_when_their_modules_are_imported_first():
+def test_verbs_stay_functions_when_modules_are_imported_first_and_extras_stay_out():
     python(
-        "import fullyconv.train, fullyconv.evaluate\n"
+        "import sys, fullyconv.train, fullyconv.evaluate, fullyconv.encoders, fullyconv.explain, fullyconv.cli\n"
+        "assert not {'timm', 'transformers', 'torchvision', 'huggingface_hub'} & {*sys.modules}\n"
         "from fullyconv import evaluate, train\n"
         "from fullyconv.evaluate import evaluate as evaluate_of_module\n"
         "from fullyconv.train import train as train_of_module\n"

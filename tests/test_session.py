@@ -91,10 +91,8 @@ def test_from_a_stride_on_the_layers_below_stay_as_they_were(data, cache, tmp_pa
 @pytest.mark.parametrize(
     ("train_encoder", "epochs_done"),
     [
-        ("all", 2),
         (16, 1),
-        pytest.param("all", 1, marks=pytest.mark.slow),
-        pytest.param(16, 2, marks=pytest.mark.slow),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [("all", 1), ("all", 2), (16, 2)]),
     ],
 )
 def test_a_tuning_run_that_is_resumed_ends_in_the_same_bits(data, cache, tmp_path, epochs_done, train_encoder):

@@ -53,6 +53,7 @@ def test_a_later_stage_begins_with_the_one_before_at_a_tenth_of_its_rate(stages)
     assert 0 < (first - second).abs().max() < 0.1
 
 
+@pytest.mark.slow
 def test_a_trained_encoder_goes_on_to_the_next_stage(data, cache, tmp_path):
     config = replace(CONFIG, stride=16, train_encoder=32, tune_epochs=1, patience=0)
     stages = train_staged(data, tmp_path / "run", config, cache=cache)

@@ -42,7 +42,9 @@ def test_every_decoder_works_by_rows(form, rows):
     assert_rows_give_the_whole(predictor_of(form), photo(203, 331), rows, bits=not transposed)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize(
+    "seed", [seed if seed < 10 else pytest.param(seed, marks=pytest.mark.slow) for seed in range(20)]
+)
 def test_forms_scales_sizes_and_bands_drawn_at_random_work_by_rows(seed):
     draw = random.Random(seed)
     form = draw.choice(list(FORMS))
@@ -53,10 +55,18 @@ def test_forms_scales_sizes_and_bands_drawn_at_random_work_by_rows(seed):
 
 
 @pytest.mark.parametrize(
-    ("name", "decoder"),
-    [("efficientnet_lite0", "practical"), ("resnet18", "fcn"), ("resnet50_d8", "torchvision"), ("vgg16", "fcn")],
+    ("name", "decoder", "precision"),
+    [
+        ("efficientnet_lite0", "practical", "float32"),
+        ("resnet18", "fcn", "float32"),
+        ("resnet50_d8", "torchvision", "bfloat16"),
+        ("vgg16", "fcn", "bfloat16"),
+        pytest.param("efficientnet_lite0", "practical", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("resnet18", "fcn", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("resnet50_d8", "torchvision", "float32", marks=pytest.mark.slow),
+        pytest.param("vgg16", "fcn", "float32", marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_every_family_of_encoders_works_by_rows_in_every_bit(name, decoder, precision):
     network = build_network(name) if name == "efficientnet_lite0" else bare_network(name)
     if name != "efficientnet_lite0":

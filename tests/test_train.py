@@ -126,7 +126,7 @@ def test_another_seed_ends_in_other_weights(finished, data, cache, tmp_path):
     assert weights_of(other) != weights_of(finished)
 
 
-@pytest.mark.parametrize("epochs_done", [0, 1, 2, 3])
+@pytest.mark.parametrize("epochs_done", [0, 1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_a_resumed_run_ends_in_the_bits_of_an_uninterrupted_one(epochs_done, finished, data, cache, tmp_path):
     run = tmp_path / "run"
     with contextlib.suppress(KeyboardInterrupt):
@@ -226,11 +226,15 @@ def test_early_stopping_ends_a_run_whose_val_does_not_rise(data, cache, tmp_path
     [
         {**QUICK_MAPS, "decoder": "fcn", "stride": 8},
         {**QUICK_MAPS, "decoder": "fcn_at_once", "stride": 8},
-        {**QUICK_MAPS, "decoder": "fcn", "stride": 16, "upsampling": "learned"},
+        pytest.param(
+            {**QUICK_MAPS, "decoder": "fcn", "stride": 16, "upsampling": "learned"}, marks=pytest.mark.slow
+        ),
         {**QUICK_MAPS, "decoder": "lecture", "width": 16},
-        {**QUICK, "train_on": "maps", "pixels": 0},
+        pytest.param({**QUICK, "train_on": "maps", "pixels": 0}, marks=pytest.mark.slow),
         {**QUICK, "train_on": "maps", "pixels": 0, "loss": "dice+cross_entropy"},
-        {**QUICK_MAPS, "decoder": "fcn", "stride": 8, "pixels": 0, "loss": "dice"},
+        pytest.param(
+            {**QUICK_MAPS, "decoder": "fcn", "stride": 8, "pixels": 0, "loss": "dice"}, marks=pytest.mark.slow
+        ),
         {**QUICK, "loss": "focal"},
         {**QUICK, "balance": 0.5, "colour_views": 1, "view_scales": (0.5, 1.0)},
     ],
