@@ -77,4 +77,5 @@ def _unique_names(found: Sequence[tuple[str, Path]]) -> dict[str, Path]:
 
 
 def _outputs(name: str) -> set[str]:
-    return {f"{name}{ending}".casefold() for ending in ("", "_overlay", "_probabilities", "_confidence", *FIGURES)}
+    endings = ("", "_overlay", "_probabilities", "_confidence", "_margin", *FIGURES)
+    return {f"{name}{ending}".casefold() for ending in endings}

@@ -46,6 +46,13 @@ Confidence = Annotated[
     bool,
     typer.Option("--confidence", help="Write the probability of each pixel's class as a grey image, too."),
 ]
+Margin = Annotated[
+    bool,
+    typer.Option(
+        "--margin",
+        help="Write 1 - p2 / p1 of each pixel's two most probable classes as a grey image, too.",
+    ),
+]
 Lecture = Annotated[
     bool,
     typer.Option("--lecture", help="Write the lecture's figures, too: class maps, mask alone, pasted mask."),
@@ -59,6 +66,7 @@ def predict(
     overlay: Overlay = True,
     probabilities: Probabilities = False,
     confidence: Confidence = False,
+    margin: Margin = False,
     lecture: Lecture = False,
     geojson: Geojson = False,
     coco: Coco = False,
@@ -108,6 +116,7 @@ def predict(
         overlay=overlay,
         probabilities=probabilities,
         confidence=confidence,
+        margin=margin,
         lecture=lecture,
         vectors=vectors if geojson or coco or areas or rules else None,
         progress=console,
