@@ -4,9 +4,9 @@
     python faults/run.py --only B1 C3        # some
     python faults/run.py --share 0.05        # a twentieth of the tries
 
-The names are those of the families: A data, B training, C feature cache, D model files, E prediction. A training
-is killed, its system calls fail by `strace` (Debian: apt install strace), its disks are full or read-only by
-`unshare`, files are cut and flipped. That faults are found, mistakes that were put in show
+The names are those of the families: A data, B training, C feature cache, D model files, E prediction, G cluster. A
+training is killed, its system calls fail by `strace` (Debian: apt install strace), its disks are full or read-only
+by `unshare`, files are cut and flipped. That faults are found, mistakes that were put in show
 (`tests/test_faults.py`). With no failure in N tries the failure rate is below 3 / N with 95 % confidence.
 """
 
@@ -22,6 +22,7 @@ import b_training
 import c_cache
 import d_files
 import e_prediction
+import g_cluster
 from machinery import Fault
 
 from fullyconv.errors import FullyConvError
@@ -57,6 +58,12 @@ FAULTS = {
     "D2": Fault("headers of tensor files that lie, or are changed: refused", 10_000, d_files.attack_headers),
     "D3": Fault("model files cut, flipped, zeroed: refused", 600, d_files.mutate_model),
     "E6": Fault("kill -9 of a prediction at random: no partial mask", 50, e_prediction.kill_prediction),
+    "G1": Fault(
+        "kill -9 of 20 workers of a cluster, 2,000 images: each once, equal", 2000, g_cluster.kill_workers
+    ),
+    "G2": Fault("kill -9 of the driver of a cluster: gone on, nothing done again", 5, g_cluster.kill_drivers),
+    "G3": Fault("images that kill workers, broken ones: listed, the others done", 40, g_cluster.poison),
+    "G4": Fault("a cluster job started twice; ports that others reach", 2, g_cluster.twice_and_exposed),
 }
 
 NEEDED = {

@@ -22,13 +22,13 @@ class Halting:
         self.go, self.image_form = go, form
         self.seen = []
 
-    def confidence_parts(self, size, read):
+    def measured_parts(self, size, read, measures):
         for top in range(0, size[0], 512):
             self.go.acquire(timeout=20)
             box = Box(top, 0, min(top + 512, size[0]), size[1])
             self.seen.append(read(box))
             classes = np.full(box.size, top // 512 % 3, np.uint8)
-            yield box, classes, np.ones(box.size, np.float32)
+            yield box, classes, {"confidence": np.ones(box.size, np.float32)}
 
     def predict_with_confidence(self, pixels):
         self.seen.append(pixels)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 FAULTS = Path(__file__).parents[1] / "faults"
-MODULES = ("run", "machinery", "a_data", "b_training", "c_cache", "d_files", "e_prediction")
+MODULES = ("run", "machinery", "a_data", "b_training", "c_cache", "d_files", "e_prediction", "g_cluster")
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def faults(monkeypatch):
 
 def test_every_family_is_in_the_table_and_says_what_it_is(faults):
     names = sorted(faults.FAULTS)
-    assert {name[0] for name in names} == set("ABCDE")
+    assert {name[0] for name in names} == set("ABCDEG")
     for name, fault in faults.FAULTS.items():
         assert fault.cause.__doc__.startswith(f"{name[:2]}")
 
@@ -49,7 +49,18 @@ def test_files_that_are_cut_flipped_planted_and_lie(faults, name, share):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tries"),
-    [("A6", 17), ("A7", 5), ("B1", 2), ("B7", 2), ("B11", 1), ("B13", 1), ("C1", 3), ("C2", 1), ("E6", 2)],
+    [
+        ("A6", 17),
+        ("A7", 5),
+        ("B1", 2),
+        ("B7", 2),
+        ("B11", 1),
+        ("B13", 1),
+        ("C1", 3),
+        ("C2", 1),
+        ("E6", 2),
+        ("G3", 5),
+    ],
 )
 def test_programs_that_are_killed_and_fed_with_oddities(faults, name, tries):
     tried, failures = faults.cause(name, tries / faults.FAULTS[name].tries)

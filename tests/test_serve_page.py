@@ -371,11 +371,12 @@ class Gated(Thirds):
         super().__init__()
         self.go = go
 
-    def confidence_parts(self, size, read):
+    def measured_parts(self, size, read, measures):
         for top in range(0, size[0], 1000):
             self.go.acquire(timeout=60)
             box = Box(top, 0, min(top + 1000, size[0]), size[1])
-            yield box, *self.predict_with_confidence(np.empty((*box.size, 3), np.uint8))
+            classes, confidence = self.predict_with_confidence(np.empty((*box.size, 3), np.uint8))
+            yield box, classes, {"confidence": confidence}
 
 
 @needs_browser

@@ -300,10 +300,10 @@ class Opened:
                 found = await work.compute(predictor.predict_with_confidence, image.read(whole))
                 await work.code(image.take, whole, *found)
             else:
-                parts = work.parts(image.model, predictor.confidence_parts(image.size, image.read))
+                parts = work.parts(image.model, predictor.measured_parts(image.size, image.read, ["confidence"]))
                 async with aclosing(parts):
-                    async for part in parts:
-                        await work.code(image.take, *part)
+                    async for box, mask, measured in parts:
+                        await work.code(image.take, box, mask, measured["confidence"])
             work.measures.pixels.inc(image.pixels)
         except FullyConvError as error:
             image.error = str(error)
