@@ -125,7 +125,12 @@ async def _downloaded(context: Context, image: OpenedImage, kind: str) -> Respon
     held = 8 * image.mask.levels[0].size if kind == "geojson" else 0
     with context.work.place(), context.work.hold(held):
         path = image.folder / f"{secrets.token_hex(8)}{ending}"
-        await context.work.code(_WRITERS[kind], image, path)
+        try:
+            await context.work.code(_WRITERS[kind], image, path)
+        except Exception:
+            if image.dropped:  # and its folder with it
+                raise HTTPException(404, "the image was closed meanwhile") from None
+            raise
     headers = {
         "content-disposition": disposition(image.name, ending),
         "content-length": str(path.stat().st_size),
