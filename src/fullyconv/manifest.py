@@ -1,4 +1,6 @@
-"""What of a job is done: the manifest, kept while any process of it may be killed::
+"""What of a job is done: the manifest, kept while any process of it may be killed.
+
+In the folder of its outputs::
 
     OUT/manifest.jsonl            one line an image: its file, its outputs and their SHA-256, or why it has none
     OUT/quarantine.csv            the images that have none
