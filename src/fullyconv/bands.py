@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,7 +64,8 @@ def predict_band(predictor: Predictor, path: Path, area: Box, measures: Sequence
             for name, values in measured.items():
                 whole[name][box.slices] = values
     inner = area.within(window).slices
-    np.savez_compressed(out, **{"mask": mask[inner], **{name: values[inner] for name, values in whole.items()}})
+    arrays: dict[str, Any] = {name: values[inner] for name, values in whole.items()}
+    np.savez_compressed(out, mask=mask[inner], **arrays)
 
 
 def _shifted(read: Read, window: Box) -> Read:

@@ -138,7 +138,7 @@ def opened_cluster(address: str, progress: Progress) -> Iterator[Cluster]:
                 )
         else:
             try:
-                with _own_end():
+                with _muted(), _own_end():
                     ray.init(address=address, **quiet)
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise UsageError(f"no Ray answers at {address}: {str(error).splitlines()[0]}") from None
