@@ -18,13 +18,13 @@ class Halting:
 
     class_table = TABLE
 
-    def __init__(self, go, form=RGB):
-        self.go, self.image_form = go, form
+    def __init__(self, go, form=RGB, patience=20):
+        self.go, self.image_form, self.patience = go, form, patience
         self.seen = []
 
     def measured_parts(self, size, read, measures):
         for top in range(0, size[0], 512):
-            self.go.acquire(timeout=20)
+            self.go.acquire(timeout=self.patience)
             box = Box(top, 0, min(top + 512, size[0]), size[1])
             self.seen.append(read(box))
             classes = np.full(box.size, top // 512 % 3, np.uint8)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import secrets
 from collections.abc import Callable, Iterator
@@ -116,13 +117,14 @@ async def _downloaded(context: Context, image: OpenedImage, kind: str) -> Respon
         raise HTTPException(404, f"there are {', '.join(DOWNLOADS)}, got {kind[:80]!r}")
     if not image.done:
         raise HTTPException(409, image.error or "the image is not predicted yet")
-    if kind == "geojson" and image.mask.levels[0].size > context.limits.pixels:
+    pixels = math.prod(image.size)
+    if kind == "geojson" and pixels > context.limits.pixels:
         raise TooLargeError(
             f"outlines are drawn of at most {context.limits.pixels} pixels",
             hint="fullyconv predict --vectors has no such limit",
         )
     ending, media_type = DOWNLOADS[kind]
-    held = 8 * image.mask.levels[0].size if kind == "geojson" else 0
+    held = 8 * pixels if kind == "geojson" else 0
     with context.work.place(), context.work.hold(held):
         path = image.folder / f"{secrets.token_hex(8)}{ending}"
         try:
@@ -146,7 +148,10 @@ def disposition(name: str, ending: str) -> str:
 
 
 def _tile(image: OpenedImage, layer: str, level: int, column: int, row: int) -> bytes | None:
-    part = image.tile(layer, level, column, row)
+    try:
+        part = image.tile(layer, level, column, row)
+    except FileNotFoundError:  # it was closed meanwhile
+        return None
     if part is None:
         return None
     buffer = io.BytesIO()
@@ -168,19 +173,20 @@ def _sent(path: Path) -> Iterator[bytes]:
 
 def _write_mask(image: OpenedImage, path: Path) -> None:
     spool = path.with_suffix(".values")
-    reserved(spool, image.mask.levels[0].size)
+    mask = image.mask.level(0)
+    reserved(spool, mask.size)
     try:
         values = np.memmap(spool, np.uint8, "r+", shape=image.size)
         for box in blocks(image.size):
-            values[box.slices] = image.table.encode(image.mask.levels[0][box.slices])
+            values[box.slices] = image.table.encode(mask[box.slices])
         write_mask(path, values, image.table.color_by_value)
     finally:
         spool.unlink()
 
 
 def _write_overlay(image: OpenedImage, path: Path) -> None:
-    pixels: Image = image.image.levels[0]
-    mask: Mask = image.mask.levels[0]
+    pixels: Image = image.image.level(0)
+    mask: Mask = image.mask.level(0)
     if mask.size > LARGE:
         look = Reduced(image.size)
         for box in blocks(image.size):
@@ -192,7 +198,7 @@ def _write_overlay(image: OpenedImage, path: Path) -> None:
 
 
 def _write_geojson(image: OpenedImage, path: Path) -> None:
-    path.write_text(json.dumps(geojson(np.array(image.mask.levels[0]), image.table)), encoding="utf-8")
+    path.write_text(json.dumps(geojson(np.array(image.mask.level(0)), image.table)), encoding="utf-8")
 
 
 _WRITERS: dict[str, Callable[[OpenedImage, Path], None]] = {

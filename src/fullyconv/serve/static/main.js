@@ -1,6 +1,6 @@
 /** The page: puts the parts together. */
 
-import { askJson, connection } from "./service.js";
+import { askJson, connection, pause } from "./service.js";
 import { Pictures } from "./pictures.js";
 import { Viewer } from "./viewer.js";
 import { Legend, colorOf, percent } from "./legend.js";
@@ -245,19 +245,29 @@ divider.addEventListener("keydown", (event) => {
 
 // ---- what is under the pointer ----
 
-stage.addEventListener("pointermove", (event) => {
+function pointAt(event) {
   pointer = [event.clientX, event.clientY];
+  $("cross").hidden = true;
   showHover();
-});
-stage.addEventListener("pointerdown", (event) => {
-  pointer = [event.clientX, event.clientY];
-  showHover();
-});
+}
+
+stage.addEventListener("pointermove", pointAt);
+stage.addEventListener("pointerdown", pointAt);
 stage.addEventListener("pointerleave", (event) => {
-  if (event.pointerType !== "mouse") return;
+  if (event.pointerType !== "mouse" || !$("cross").hidden) return;
   pointer = null;
   showHover();
 });
+
+/** Point at the centre, for who has no pointer, and say what is there. */
+async function lookAtCentre() {
+  const { left, top, width, height } = stage.getBoundingClientRect();
+  pointer = [left + width / 2, top + height / 2];
+  $("cross").hidden = false;
+  showHover();
+  await pause(400); // the confidence may be on its way
+  say($("hover").hidden ? "The centre is outside of the image." : [...$("hover").children].map((part) => part.textContent).join(" "));
+}
 
 function showHover() {
   const hover = $("hover");
@@ -305,6 +315,7 @@ const KEYS = {
   ArrowRight: () => viewer.panBy(STEP, 0),
   ArrowUp: () => viewer.panBy(0, -STEP),
   ArrowDown: () => viewer.panBy(0, STEP),
+  c: lookAtCentre,
   o: () => {
     off = !off;
     showOpacity();

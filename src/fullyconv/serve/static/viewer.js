@@ -28,6 +28,7 @@ export class Viewer {
       drawer: "canvas",
       showNavigationControl: false,
       showNavigator: false,
+      tabIndex: -1, // the stage around it has the focus and the keys
       animationTime: still ? 0 : 0.35,
       springStiffness: 10,
       immediateRender: true,
