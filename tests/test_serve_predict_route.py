@@ -12,6 +12,7 @@ from service import make_pixels, make_predictor, png, running
 from fullyconv.choose_engine import open_predictor
 from fullyconv.export import export_model
 from fullyconv.image_files import find_images
+from fullyconv.predict import Predictor
 from fullyconv.predict_files import predict_files
 
 
@@ -108,7 +109,7 @@ def test_each_of_many_gets_its_own_mask(client, predictor):
 @pytest.mark.slow
 def test_an_exported_model_answers_as_it_predicts(tmp_path):
     pytest.importorskip("onnxruntime")
-    export_model(make_predictor(), tmp_path / "model.onnx")
+    export_model(Predictor(make_predictor().model, precision="float32"), tmp_path / "model.onnx")
     exported = open_predictor(tmp_path / "model.onnx")
     with running({"exported": exported}, tmp_path / "files") as (host, port):
         found = [
