@@ -10,11 +10,12 @@ found.setAttribute("data-openseadragon-mobile-css", "");
 document.head.append(found);
 
 export class Viewer {
-  /** `moved` is called when what is under the pointer may have changed. */
-  constructor(stage, element, canvas, moved) {
+  /** `moved` is called when what is under the pointer may have changed, `missing` when a picture has no tiles. */
+  constructor(stage, element, canvas, moved, missing) {
     this.stage = stage;
     this.canvas = canvas;
     this.moved = moved;
+    this.missing = missing;
     this.picture = null;
     this.id = null;
     this.hidden = new Set();
@@ -46,6 +47,7 @@ export class Viewer {
     for (const name of ["update-viewport", "animation", "open", "resize", "tile-drawn"]) {
       this.osd.addHandler(name, () => this.redraw());
     }
+    this.osd.addHandler("tile-load-failed", () => this.picture && this.missing(this.picture));
     this.osd.addHandler("zoom", () => this.#smoothen());
     this.osd.addHandler("open", () => {
       // The stage may have been hidden, and without a size, when the viewer was made.
@@ -73,8 +75,8 @@ export class Viewer {
       this.redraw();
       return;
     }
-    this.mask = new Tiles(picture, "mask", KEPT_TILES, () => this.redraw());
-    this.confidence = new Tiles(picture, "confidence", 24, () => this.moved());
+    this.mask = new Tiles(picture, "mask", KEPT_TILES, () => this.redraw(), () => this.missing(picture));
+    this.confidence = new Tiles(picture, "confidence", 24, () => this.moved(), () => this.missing(picture));
     this.osd.open(sourceOf(info));
   }
 
