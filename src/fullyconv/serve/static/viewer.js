@@ -1,5 +1,6 @@
 /** The image by OpenSeadragon, and the mask over it on a canvas of our own. */
 
+import { pause, reachable } from "./service.js";
 import { Tiles, painted, paletteOf } from "./tiles.js";
 
 const KEPT_TILES = matchMedia("(pointer: coarse)").matches ? 64 : 160;
@@ -47,7 +48,7 @@ export class Viewer {
     for (const name of ["update-viewport", "animation", "open", "resize", "tile-drawn"]) {
       this.osd.addHandler(name, () => this.redraw());
     }
-    this.osd.addHandler("tile-load-failed", () => this.picture && this.missing(this.picture));
+    this.osd.addHandler("tile-load-failed", () => this.#tryAgain());
     this.osd.addHandler("zoom", () => this.#smoothen());
     this.osd.addHandler("open", () => {
       // The stage may have been hidden, and without a size, when the viewer was made.
@@ -78,6 +79,21 @@ export class Viewer {
     this.mask = new Tiles(picture, "mask", KEPT_TILES, () => this.redraw(), () => this.missing(picture));
     this.confidence = new Tiles(picture, "confidence", 24, () => this.moved(), () => this.missing(picture));
     this.osd.open(sourceOf(info));
+  }
+
+  /** OpenSeadragon does not ask twice for a tile: open the image anew, when the service answers, at the same place. */
+  async #tryAgain() {
+    const { id, picture } = this;
+    if (!picture || this.again === id) return;
+    this.again = id;
+    this.missing(picture);
+    await pause(1000);
+    await reachable();
+    this.again = null;
+    if (this.id !== id) return;
+    const bounds = this.osd.viewport.getBounds();
+    this.osd.addOnceHandler("open", () => this.osd.viewport.fitBounds(bounds, true));
+    this.osd.open(sourceOf(picture.info));
   }
 
   /** Which classes are not shown. */
