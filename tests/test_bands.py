@@ -25,7 +25,7 @@ def predictor(monkeypatch):
     return Predictor(model)
 
 
-def test_bands_cover_an_image_with_two_for_each_worker(predictor):
+def test_bands_cover_an_image_with_as_many_for_each_worker(predictor):
     halo = predictor.halo.before + predictor.halo.after
     for height, workers in ((20_000, 2), (20_000, 4), (5_000, 100)):
         areas = cut_bands(predictor, (height, 300), workers)

@@ -1,6 +1,7 @@
 """A huge image in bands of rows, predicted anywhere in any order, and put together to the mask of the whole."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ LEAST_HALOS, MOST_HALOS = 2, 8
 
 
 def cut_bands(predictor: Predictor, size: Size, workers: int) -> list[Box]:
-    """Cut an image into areas of its full width, about two for each worker.
+    """Cut an image into areas of its full width, as many for each worker as for any other.
 
     Args:
         predictor: Whose halo each band needs.
@@ -40,7 +41,8 @@ def cut_bands(predictor: Predictor, size: Size, workers: int) -> list[Box]:
     if predictor.halo is None:
         return []
     halo = predictor.halo.before + predictor.halo.after
-    rows = min(max(size[0] // (2 * workers), LEAST_HALOS * halo), MOST_HALOS * halo)
+    rounds = math.ceil(size[0] / (MOST_HALOS * halo * workers))
+    rows = max(math.ceil(size[0] / (rounds * workers)), math.ceil(LEAST_HALOS * halo))
     return [tile.area for tile in cut(size, (rows, size[1]), predictor.halo, predictor.tile_grid)]
 
 

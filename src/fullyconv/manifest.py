@@ -1,9 +1,11 @@
 """What of a job is done: the manifest, kept while any process of it may be killed.
 
-OUT/manifest.jsonl            one line an image: its file, its outputs and their SHA-256, or why it has none
-OUT/quarantine.csv            the images that have none
-OUT/.fullyconv/job.json       what the job is: the model, the settings
-OUT/.fullyconv/batches/*.json the batches of a run, each rewritten after every image, until they are merged
+In the folder of its outputs::
+
+    OUT/manifest.jsonl            one line an image: its file, its outputs and their SHA-256, or why it has none
+    OUT/quarantine.csv            the images that have none
+    OUT/.fullyconv/job.json       what the job is: the model, the settings
+    OUT/.fullyconv/batches/*.json the batches of a run, each rewritten after every image, until they are merged
 
 A batch belongs to one worker at a time. Whoever takes up a batch that has a file already knows that the worker
 before it has died, and on which image: the first without a record. That one is tried again after the others.
