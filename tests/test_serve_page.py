@@ -6,6 +6,7 @@ import threading
 from contextlib import ExitStack, contextmanager
 from importlib.resources import files
 
+import httpx
 import numpy as np
 import pytest
 from opened_images import Halting, client, noise
@@ -435,6 +436,38 @@ def test_a_service_that_goes_away_and_comes_back(browser, serve):
         assert color_at(page, 0.5, 0.5, LEAF) == LEAF
         with page.expect_download():
             page.click("#get-overlay")
+
+
+@needs_browser
+@pytest.mark.slow
+def test_tiles_that_did_not_come_are_asked_for_again(browser, serve):
+    with page_of(browser, serve(), expected=["ERR_FAILED", "failed to load"]) as page:
+        asked = []
+        page.route(
+            "**/image/0/0_4",
+            lambda route: (asked.append(1), route.abort() if len(asked) < 3 else route.continue_()),
+        )
+        choose(page, ("tall.png", noise(5000, 190)))
+        wait_until_done(page)
+        with page.expect_response("**/image/0/0_4"):
+            for _ in range(6):
+                page.keyboard.press("+")
+        assert len(asked) == 3
+
+
+@needs_browser
+@pytest.mark.slow
+def test_what_the_service_has_forgotten_is_sent_again_when_it_is_looked_at(browser, serve):
+    server = serve()
+    with page_of(browser, server, expected=["404 (Not Found)", "failed to load"]) as page:
+        choose(page, ("tall.png", noise(5000, 190)))
+        wait_until_done(page)
+        before = page.get_attribute("#get-mask", "href")
+        assert httpx.delete(server.address + before.removesuffix("/download/mask")).status_code == 204
+        for _ in range(10):
+            page.keyboard.press("+")
+        page.wait_for_selector(f"#get-mask[href]:not([href='{before}'])", state="attached")
+        assert color_at(page, 0.5, 0.5, LEAF) == LEAF
 
 
 @needs_browser

@@ -121,7 +121,7 @@ async def _downloaded(context: Context, image: OpenedImage, kind: str) -> Respon
     if kind == "geojson" and pixels > context.limits.pixels:
         raise TooLargeError(
             f"outlines are drawn of at most {context.limits.pixels} pixels",
-            hint="fullyconv predict --vectors has no such limit",
+            hint="fullyconv predict draws them of any that fits into memory",
         )
     ending, media_type = DOWNLOADS[kind]
     held = 8 * pixels if kind == "geojson" else 0

@@ -10,7 +10,7 @@ const $ = (id) => document.getElementById(id);
 const pictures = new Pictures();
 const legend = new Legend($("legend").querySelector("ul"));
 const stage = $("stage");
-const viewer = new Viewer(stage, $("viewer"), $("overlay"), () => showHover());
+const viewer = new Viewer(stage, $("viewer"), $("overlay"), () => showHover(), (picture) => pictures.check(picture));
 new Strip($("strip").querySelector("ul"), pictures);
 
 let models = [];

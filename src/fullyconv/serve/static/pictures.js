@@ -220,6 +220,11 @@ export class Pictures extends EventTarget {
     this.polling = false;
   }
 
+  /** See whether the service still has an image; if not, it is sent again. */
+  check(picture) {
+    if (picture.info && picture.state !== "failed") this.#look(picture);
+  }
+
   /** Ask for the state of an image; false where the service is away. One that it does not know is sent again. */
   async #look(picture) {
     const { id } = picture.info;
