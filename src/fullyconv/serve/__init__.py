@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import socket
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,10 @@ BACKLOG = 128
 """Connections that the system holds for us."""
 
 DRAIN_SECONDS = 20
-"""For which requests in flight are answered after SIGTERM."""
+"""For which requests in flight are answered after SIGTERM; new ones get 503, as does who asks for readiness."""
+
+CLOSE_SECONDS = 5
+"""For which answers may be taken then."""
 
 
 def serve(
@@ -85,7 +89,7 @@ def serve(
 
 def http_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
     """Make what speaks HTTP; it is run with a socket that listens."""
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             app,
             http=cast("type[asyncio.Protocol]", partial(Connection, limits)),
@@ -95,9 +99,22 @@ def http_server(app: FastAPI, limits: Limits) -> uvicorn.Server:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_graceful_shutdown=DRAIN_SECONDS,
+            timeout_graceful_shutdown=CLOSE_SECONDS,
         )
     )
+
+
+class _Server(uvicorn.Server):
+    """uvicorn hangs up on whoever comes while it ends; here they are sent away."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End, when what was asked for is answered."""
+        work = cast(FastAPI, self.config.app).state.work
+        work.ready = False
+        until = time.monotonic() + DRAIN_SECONDS
+        while not (work.is_idle or self.force_exit) and time.monotonic() < until:
+            await asyncio.sleep(0.05)
+        await super().shutdown(sockets)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -69,13 +69,14 @@ async def answer(context: Context, request: Request, model: str | None) -> dict[
     name, predictor = context.model(model)
     work, results = context.work, []
     async with body_of(request, context) as body:
-        asked = await work.code(json_of, body, _Tasks)
-    names, labels = _brush(asked.label_config)
-    for number, task in enumerate(asked.tasks):
-        async with _pixels(task, f"task {number}", context, predictor.image_form) as pixels:
-            found = await unless_gone(request, work.compute(predictor.predict_with_confidence, pixels))
-        regions = await work.code(_regions, *found, predictor.class_table, names, labels)
-        results.append({"result": regions, "score": float(found[1].mean()), "model_version": name})
+        with work.place():
+            asked = await work.code(json_of, body, _Tasks)
+            names, labels = _brush(asked.label_config)
+            for number, task in enumerate(asked.tasks):
+                async with _pixels(task, f"task {number}", context, predictor.image_form) as pixels:
+                    found = await unless_gone(request, work.mask_and_confidence(name, pixels))
+                regions = await work.code(_regions, *found, predictor.class_table, names, labels)
+                results.append({"result": regions, "score": float(found[1].mean()), "model_version": name})
     return {"results": results}
 
 
@@ -113,9 +114,10 @@ def _pixels(
         )
     try:
         path = image_of_task(folder, data, where)
-    except DataError:
-        raise DataError(f"{where}: its image is not in the folder of images") from None
-    if not path.resolve().is_relative_to(folder.resolve()):
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (DataError, OSError, ValueError):  # names too long, of no address, with a zero byte
+        inside = False
+    if not inside:
         raise DataError(f"{where}: its image is not in the folder of images")
     return decoded(path, form, context)
 
