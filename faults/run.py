@@ -22,6 +22,7 @@ import b_training
 import c_cache
 import d_files
 import e_prediction
+import f_requests
 from machinery import Fault
 
 from fullyconv.errors import FullyConvError
@@ -56,6 +57,11 @@ FAULTS = {
     "D1": Fault("pickles in every place that is read: never executed", 19, d_files.plant_pickles),
     "D2": Fault("headers of tensor files that lie, or are changed: refused", 10_000, d_files.attack_headers),
     "D3": Fault("model files cut, flipped, zeroed: refused", 600, d_files.mutate_model),
+    "F1": Fault("bodies too long, of no length, encoded, to the service: refused unread", 100, f_requests.long_bodies),
+    "F2": Fault("forms and JSON that are odd, broken or dense: others never wait", 41, f_requests.odd_forms),
+    "F3": Fault("requests of every kind, damaged, and odd ones", 3000, f_requests.damaged_requests),
+    "F4": Fault("connections at a byte a second", 200, f_requests.slow_clients),
+    "F5": Fault("bombs and broken images by every way into the service", 140, f_requests.hostile_images),
     "E6": Fault("kill -9 of a prediction at random: no partial mask", 50, e_prediction.kill_prediction),
 }
 

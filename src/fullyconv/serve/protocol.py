@@ -37,6 +37,9 @@ SLICE = 4096
 LINGER_SECONDS = 1.0
 """For which the rest of a refused body is dropped, before the connection is closed."""
 
+LINGER_BYTES = 2**20
+"""That are dropped at most; then nothing is read."""
+
 
 def refusal(headers: list[tuple[bytes, bytes]], limits: Limits) -> tuple[int, str] | None:
     """Why the body of a request is not read: a status and what to say; None if it is read.
@@ -64,6 +67,7 @@ class Connection(H11Protocol):
         self.limits = limits
         self.access_log = False
         self._refused = False
+        self._dropped = 0
         self._deadline: tuple[str, asyncio.TimerHandle] | None = None
         self._slow_reader: asyncio.TimerHandle | None = None
 
@@ -85,6 +89,10 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Read what came, but not the body of a request that is refused by its head."""
         for start in range(0, len(data), SLICE):
+            if self._refused:
+                self._dropped += len(data) - start
+                if self._dropped > LINGER_BYTES:
+                    self.flow.pause_reading()
             if self._refused or self.transport.is_closing():
                 return
             super().data_received(data[start : start + SLICE])
