@@ -60,9 +60,12 @@ class Served:
 
     def is_well(self) -> bool:
         """Whether it still lives and predicts."""
-        return self.process.poll() is None and httpx.post(
-            f"{self.url}/predict", content=png(pixels()), headers={"content-type": "image/png"}, timeout=60
-        ).is_success
+        return (
+            self.process.poll() is None
+            and httpx.post(
+                f"{self.url}/predict", content=png(pixels()), headers={"content-type": "image/png"}, timeout=60
+            ).is_success
+        )
 
     def says(self, data: bytes, seconds: float = 20, most: int = 2**20) -> bytes:
         """What it answers to some bytes until it closes the connection, or says nothing for so long."""
@@ -92,7 +95,10 @@ def serving(
     files.mkdir(exist_ok=True)
     command = [*before, *PROGRAM, "serve", "a=a.safetensors", "b=b.safetensors", "--port", "0", *map(str, options)]
     env = {**environment(folder), "TMPDIR": str(files), **(more or {})}
-    with log.open("wb") as said, subprocess.Popen(command, cwd=folder, env=env, stdout=said, stderr=said) as process:
+    with (
+        log.open("wb") as said,
+        subprocess.Popen(command, cwd=folder, env=env, stdout=said, stderr=said) as process,
+    ):
         try:
             found = None
             while found is None and process.poll() is None:
@@ -193,8 +199,14 @@ def good_requests() -> list[bytes]:
         form("/images", file, "leaf.png"),
         post("/v2/models/a/infer", tensor, "application/json"),
         infer([file, file], outputs=[{"name": "png"}]),
-        task(inside(file), label_config='<View><BrushLabels name="a" toName="b"><Label value="c"/></BrushLabels></View>'),
-        *(get(path) for path in ("/", "/static/main.js", "/v2/models/b", "/page/about", "/metrics", "/openapi.json")),
+        task(
+            inside(file),
+            label_config='<View><BrushLabels name="a" toName="b"><Label value="c"/></BrushLabels></View>',
+        ),
+        *(
+            get(path)
+            for path in ("/", "/static/main.js", "/v2/models/b", "/page/about", "/metrics", "/openapi.json")
+        ),
         get("/images/" + "0" * 32 + "/mask/0/0_0"),
     ]
 
@@ -232,4 +244,4 @@ class Watch:
 
     def percentile(self, share: float) -> float:
         """Milliseconds."""
-        return 1000 * float(np.percentile(self.seconds, share))
+        return 1000 * float(np.percentile(self.seconds or [0.0], share))

@@ -10,7 +10,7 @@ import pytest
 from service import make_pixels, make_predictor, png, running
 
 from fullyconv.serve.limits import Limits
-from fullyconv.serve.protocol import HEADERS
+from fullyconv.serve.protocol import HEADERS, Connection
 
 HEAD = "POST /predict HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -119,6 +119,19 @@ def test_a_connection_is_used_again(address):
         for _ in range(3):
             assert client.post("/predict", files={"image": png(make_pixels())}).status_code == 200
             time.sleep(0.6)  # longer than a head may take: nothing is expected now
+
+
+def test_answers_do_not_wait_for_receipts(address, monkeypatch):
+    made, found = Connection.connection_made, []
+
+    def connection_made(self, transport):
+        made(self, transport)
+        found.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(Connection, "connection_made", connection_made)
+    httpx.get("http://{}:{}/health".format(*address))
+    assert found
+    assert all(found)
 
 
 def test_there_are_so_many_connections(address):

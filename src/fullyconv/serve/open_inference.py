@@ -50,7 +50,7 @@ LARGEST_SHAPE = 2**31
 _Values = tuple[str, list[int], bytes, Callable[[], str]]
 """Of an output: datatype, shape, bytes, and what makes their values as JSON."""
 
-Parameters = dict[str, bool | int | float | str]
+Parameters = dict[str, Any]
 
 
 class _Tensor(BaseModel):
