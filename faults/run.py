@@ -22,6 +22,8 @@ import b_training
 import c_cache
 import d_files
 import e_prediction
+import f_requests
+import f_service
 import g_cluster
 from machinery import Fault
 
@@ -58,6 +60,23 @@ FAULTS = {
     "D2": Fault("headers of tensor files that lie, or are changed: refused", 10_000, d_files.attack_headers),
     "D3": Fault("model files cut, flipped, zeroed: refused", 600, d_files.mutate_model),
     "E6": Fault("kill -9 of a prediction at random: no partial mask", 50, e_prediction.kill_prediction),
+    "F1": Fault(
+        "bodies too long, of no length, encoded, to the service: refused unread", 100, f_requests.long_bodies
+    ),
+    "F2": Fault("forms and JSON that are odd, broken or dense: others never wait", 42, f_requests.odd_forms),
+    "F3": Fault("requests of every kind, damaged, and odd ones", 3000, f_requests.damaged_requests),
+    "F4": Fault("connections at a byte a second", 200, f_requests.slow_clients),
+    "F5": Fault("bombs and broken images by every way into the service", 140, f_requests.hostile_images),
+    "F6": Fault(
+        "names that lead out of folders, on every route: nothing opened", 26, f_service.names_that_lead_out
+    ),
+    "F7": Fault("pages in images and names: no script runs, strict headers", 15, f_service.pages_in_images),
+    "F8": Fault("addresses in every field: no connection is made", 8, f_service.addresses),
+    "F9": Fault("hosts and origins of others, with every method: refused", 27, f_service.foreign_pages),
+    "F10": Fault("one socket, a token for others, no path in an answer", 1, f_service.exposure),
+    "F13": Fault("32 clients at once: the bytes of the command line", 2000, f_service.many_at_once),
+    "F14": Fault("SIGTERM under load, a full disk", 5, f_service.ends_under_load),
+    "F15": Fault("images that are open: quota, ids", 1050, f_service.stored_images),
     "G1": Fault(
         "kill -9 of 20 workers of a cluster, 2,000 images: each once, equal", 2000, g_cluster.kill_workers
     ),
@@ -67,8 +86,8 @@ FAULTS = {
 }
 
 NEEDED = {
-    "strace": ("B2", "B6"),
-    "unshare": ("A8", "B6d", "B12", "C5"),
+    "strace": ("B2", "B6", "F6", "F8"),
+    "unshare": ("A8", "B6d", "B12", "C5", "F14"),
 }
 """Programs of Linux, and what cannot be caused without them."""
 

@@ -1,6 +1,8 @@
 import io
 import os
 import struct
+import threading
+import time
 import zlib
 
 import numpy as np
@@ -13,6 +15,7 @@ from fullyconv.errors import DataError, UsageError
 from fullyconv.images import (
     image_size,
     mask_mode,
+    opened,
     read_image,
     read_mask_array,
     show_path,
@@ -72,6 +75,41 @@ def test_masks_are_upright_by_their_orientation(tmp_path, suffix, orientation):
     with path.open("rb") as file, Image.open(file) as image:  # by name, Pillow maps TIFF and misreads its size
         expected = np.asarray(ImageOps.exif_transpose(image))
     np.testing.assert_array_equal(read_mask_array(path), expected)
+
+
+def test_words_behind_the_pixels_are_no_reason_to_decode_them(tmp_path, monkeypatch):
+    """A thousand million pixels are 120 kB, and 1 GB when they are decoded."""
+    data = saved(tmp_path / "a.png", COLORS).read_bytes()
+    path = tmp_path / "b.png"
+    path.write_bytes(
+        data[:-12] + struct.pack(">I4s3sI", 3, b"tEXt", b"a\0b", zlib.crc32(b"tEXta\0b")) + data[-12:]
+    )
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda image: pytest.fail("decoded"))
+    assert image_size(path) == COLORS.shape[:2]
+
+
+def test_what_one_thread_is_allowed_others_are_not(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.png", COLORS)
+    usual, opens, opening, seen = Image.MAX_IMAGE_PIXELS, Image.open, threading.Event(), []
+
+    def slow(*arguments, **options):
+        seen.append(Image.MAX_IMAGE_PIXELS)
+        opening.set()
+        time.sleep(0.05)
+        return opens(*arguments, **options)
+
+    def open_large():
+        with opened(path, 2**40):
+            pass
+
+    monkeypatch.setattr(Image, "open", slow)
+    thread = threading.Thread(target=open_large)
+    thread.start()
+    opening.wait(5)
+    image_size(path)
+    thread.join()
+    assert seen == [2**40, usual]
+    assert usual == Image.MAX_IMAGE_PIXELS
 
 
 def test_an_orientation_behind_the_pixels_of_a_png_counts(tmp_path):

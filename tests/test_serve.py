@@ -7,6 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -15,7 +18,7 @@ from service import make_pixels, make_predictor, png
 
 from fullyconv.errors import UsageError
 from fullyconv.model_file import save_model
-from fullyconv.serve import limits, measures, serve
+from fullyconv.serve import create_app, http_server, limits, measures, serve
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,31 @@ def test_measures_are_those_of_one_service():
     one.pixels.inc(7)
     assert b"fullyconv_pixels_total 7.0" in one.shown()
     assert b"fullyconv_pixels_total 0.0" in other.shown()
+
+
+def test_while_it_ends_it_answers_what_was_asked_and_sends_others_away(tmp_path):
+    predictor = make_predictor()
+    predict, go = predictor.predict_batch, threading.Event()
+    predictor.predict_batch = lambda images: go.wait(20) and predict(images)
+    app = create_app({"m": predictor}, tmp_path)
+    server, listener = http_server(app, limits.Limits()), socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with ThreadPoolExecutor() as threads:
+        running = threads.submit(server.run, [listener])
+        files = {"image": png(make_pixels())}
+        asked = threads.submit(httpx.post, f"{url}/predict", files=files, timeout=20)
+        while not app.state.work or app.state.work.is_idle:
+            time.sleep(0.01)
+        server.should_exit = True
+        while httpx.get(f"{url}/v2/health/ready").status_code == 200:
+            time.sleep(0.01)
+        assert httpx.get(f"{url}/v2/health/live").status_code == 200
+        sent_away = httpx.post(f"{url}/predict", files=files)
+        assert (sent_away.status_code, sent_away.headers["retry-after"]) == (503, "1")
+        go.set()
+        assert asked.result().status_code == 200
+        running.result(20)
+    listener.close()
 
 
 @contextlib.contextmanager

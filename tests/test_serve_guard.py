@@ -6,9 +6,9 @@ import httpx
 import pytest
 from service import make_pixels, make_predictor, png, running
 
-from fullyconv.serve.guard import HEADERS
+from fullyconv.serve.protocol import HEADERS
 
-TOKEN = "sesame"
+TOKEN = "sésame"
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,10 @@ def closed(predictor, tmp_path_factory):
         ("localhost.evil.example", 403),
         ("", 403),
         ("[", 403),
+        ("evil.example@localhost", 403),
+        ("localhost/evil.example", 403),
+        ("localhost?evil.example", 403),
+        ("local\thost", 403),
     ],
 )
 def test_the_service_is_called_by_its_names_only(address, host, status):
@@ -50,7 +54,7 @@ def test_the_service_is_called_by_its_names_only(address, host, status):
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
 @pytest.mark.parametrize(
-    "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://localhost.evil.example"]
+    "origin", ["http://evil.example", "null", "http://127.0.0.1:1", "https://localhost.evil.example", "http://["]
 )
 def test_pages_of_other_sites_are_refused(address, method, origin):
     answer = httpx.request(method, f"{address}/predict", headers={"origin": origin})
@@ -89,7 +93,7 @@ def basic(password):
     ],
 )
 def test_who_does_not_know_the_token_gets_nothing(closed, authorization, status):
-    headers = {} if authorization is None else {"authorization": authorization}
+    headers = {} if authorization is None else {"authorization": authorization.encode()}
     answer = httpx.get(f"{closed}/v2/models/m", headers=headers)
     assert answer.status_code == status
     assert (answer.headers.get("www-authenticate") == 'Basic realm="fullyconv"') is (status == 401)

@@ -12,6 +12,7 @@ from opened_images import Halting, client, noise, opened, settled, tile
 from PIL import Image
 from service import TABLE, make_predictor, png
 
+from fullyconv.errors import UsageError
 from fullyconv.image_files import find_images
 from fullyconv.image_form import ImageForm
 from fullyconv.predict_files import predict_files
@@ -102,6 +103,25 @@ def test_of_a_large_image_the_overlay_is_small_and_outlines_have_a_limit(predict
             assert overlay.height < 120
         answer = service.get(f"/images/{state['id']}/download/geojson")
         assert (answer.status_code, answer.json()["error"][:28]) == (413, "outlines are drawn of at mos")
+
+
+def test_a_download_that_nobody_takes_leaves_nothing(service, tmp_path, monkeypatch):
+    state = settled(service, opened(service, noise(64, 80)))
+    monkeypatch.setattr("fullyconv.serve.opened_route._sent", lambda file: file.close() or iter(()))
+    service.get(f"/images/{state['id']}/download/overlay")
+    assert {path.name for path in (tmp_path / state["id"]).iterdir()} == {"image", "mask", "confidence"}
+
+
+def test_a_download_that_cannot_be_written_is_said_without_its_place(service, tmp_path, monkeypatch):
+    def full(path, *others):
+        raise UsageError(f"{path}: cannot write the image: no space left")
+
+    state = settled(service, opened(service, noise(64, 80)))
+    monkeypatch.setattr("fullyconv.serve.opened_route.write_mask", full)
+    answer = service.get(f"/images/{state['id']}/download/mask")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert str(tmp_path) not in answer.text
+    assert {path.name for path in (tmp_path / state["id"]).iterdir()} == {"image", "mask", "confidence"}
 
 
 def test_a_mask_fills_in_from_the_top(tmp_path):

@@ -1,5 +1,6 @@
 """Deadlines and bodies that are not read, on bare sockets."""
 
+import contextlib
 import re
 import socket
 import time
@@ -9,6 +10,7 @@ import pytest
 from service import make_pixels, make_predictor, png, running
 
 from fullyconv.serve.limits import Limits
+from fullyconv.serve.protocol import HEADERS, Connection
 
 HEAD = "POST /predict HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -64,6 +66,39 @@ def test_who_is_too_slow_is_closed(address, begin):
     assert time.monotonic() - began < 5
 
 
+def test_refusals_have_the_strict_headers_as_well(address):
+    for said in (b"GARBAGE\r\n\r\n", (HEAD + "Transfer-Encoding: chunked\r\n\r\nzz\r\n").encode(), b"GET / HT"):
+        with socket.create_connection(address) as client:
+            client.sendall(said)
+            answer = answer_of(client)
+        assert status_of(answer) in (400, 408)
+        assert answer.count("HTTP/1.1 4") == 1
+        for name, value in HEADERS.items():
+            assert f"\r\n{name}: {value}\r\n" in answer
+
+
+def test_a_body_that_is_refused_when_its_turn_comes_is_not_read(address):
+    first = "GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with socket.create_connection(address) as client:
+        client.sendall((first + HEAD + "Transfer-Encoding: chunked\r\n\r\n").encode() + b"1\r\nx\r\n" * 1000)
+        began = time.monotonic()
+        said = answer_of(client)  # ends: the connection is closed before the body is due
+    assert re.findall(r"HTTP/1\.1 (\d+)", said) == ["200", "411"]
+    assert "\r\nzz" not in said
+    assert time.monotonic() - began < 5
+
+
+def test_who_sends_slowly_takes_no_place(tmp_path):
+    with contextlib.ExitStack() as slow:
+        address = slow.enter_context(running({"m": make_predictor()}, tmp_path, limits=Limits(waiting=1)))
+        for _ in range(5):
+            client = slow.enter_context(socket.create_connection(address))
+            client.sendall((HEAD + "Content-Type: image/png\r\nContent-Length: 1000\r\n\r\n").encode() + b"abc")
+        time.sleep(0.1)
+        url = "http://{}:{}/predict".format(*address)
+        assert httpx.post(url, files={"image": png(make_pixels())}).status_code == 200
+
+
 def test_a_byte_now_and_then_is_too_slow_as_well(address):
     with socket.create_connection(address) as client:
         client.settimeout(0.1)
@@ -84,6 +119,19 @@ def test_a_connection_is_used_again(address):
         for _ in range(3):
             assert client.post("/predict", files={"image": png(make_pixels())}).status_code == 200
             time.sleep(0.6)  # longer than a head may take: nothing is expected now
+
+
+def test_answers_do_not_wait_for_receipts(address, monkeypatch):
+    made, found = Connection.connection_made, []
+
+    def connection_made(self, transport):
+        made(self, transport)
+        found.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(Connection, "connection_made", connection_made)
+    httpx.get("http://{}:{}/health".format(*address))
+    assert found
+    assert all(found)
 
 
 def test_there_are_so_many_connections(address):

@@ -2,9 +2,11 @@
 
 import httpx
 import pytest
+from pydantic import BaseModel
 from service import make_pixels, make_predictor, png, running
 
 from fullyconv.serve.limits import Limits
+from fullyconv.serve.received import MOST_JSON, TooLargeError, json_of
 
 IMAGE = png(make_pixels())
 CRLF = b"\r\n"
@@ -42,6 +44,7 @@ FORMS = {
     "no file": (part("image", b"x", file=None) + END, 400),
     "two files": (part("image", IMAGE) + part("image", IMAGE) + END, 400),
     "1,001 fields": (b"".join(part(f"f{i}", b"x", file=None) for i in range(1001)) + part("i", IMAGE) + END, 400),
+    "1,001 fields of one name": (part("f", b"x", file=None) * 1001 + part("i", IMAGE) + END, 400),
     "1,001 files": (part("image", b"x") * 1001 + END, 400),
     "a field of 2 MB": (part("field", b"x" * 2_000_000, file=None) + part("image", IMAGE) + END, 400),
     "line ends alone": (part("image", CRLF * 500_000) + END, 400),
@@ -73,6 +76,29 @@ def test_a_boundary_has_to_be_one(address, kind):
     body = FORMS["an image"][0]
     answer = httpx.post(address, content=body, headers={"content-type": kind.encode("latin-1")})
     assert answer.status_code == 400
+
+
+@pytest.mark.parametrize("kind", ["image/png", "multipart/form-data; boundary=B"])
+def test_a_full_disk_is_no_fault_of_the_request(address, folder, monkeypatch, kind):
+    class Full:
+        write = close = __enter__ = __exit__ = lambda *arguments: (_ for _ in ()).throw(
+            OSError(28, "No space left")
+        )
+
+    monkeypatch.setattr("pathlib.Path.open", lambda path, mode: Full().write())
+    answer = httpx.post(address, content=FORMS["an image"][0], headers={"content-type": kind})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert str(folder) not in answer.text
+
+
+@pytest.mark.parametrize(
+    "document",
+    [b'"' + b"x" * MOST_JSON + b'"', b"[" + b"1," * 800_001 + b"1]", b"[" + b"[]," * 100_000 + b"[]]"],
+    ids=["bytes", "numbers", "lists"],
+)
+def test_a_document_that_would_keep_all_others_waiting_is_not_understood(document):
+    with pytest.raises(TooLargeError, match="send images as bytes"):
+        json_of(document, BaseModel)
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", "image"])

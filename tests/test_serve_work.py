@@ -116,6 +116,31 @@ def test_memory_is_held_together_but_one_may_have_more(predictor):
     run({"m": predictor}, use, held_bytes=100)
 
 
+def test_memory_grows_as_it_is_needed(predictor):
+    async def use(work):
+        with work.hold() as one, work.hold() as other:
+            one(60)
+            one(60)  # alone
+            with pytest.raises(BusyError, match="hold 120 bytes"):
+                other(1)
+        with work.hold(100):
+            pass
+
+    run({"m": predictor}, use, held_bytes=100)
+
+
+def test_a_service_that_ends_takes_nobody(predictor):
+    async def use(work):
+        with work.place():
+            work.ready = False
+            assert not work.is_idle
+            with pytest.raises(BusyError, match="the service ends"):
+                work.expect_place()
+        assert work.is_idle
+
+    run({"m": predictor}, use)
+
+
 def test_a_large_image_is_computed_by_parts_and_small_ones_between(predictor, monkeypatch):
     large, small = make_pixels(96, 64), make_pixels(24, 24)
     monkeypatch.setattr(work_module, "FREE_PIXELS", 1000)
@@ -138,4 +163,7 @@ def test_a_large_image_is_computed_by_parts_and_small_ones_between(predictor, mo
 
     assert np.array_equal(run({"m": Cut()}, use), whole)
     assert order.index("small") < len(order) - 1
+    parts = run({"m": predictor}, lambda work: work.mask_and_confidence("m", large))
+    for part, one in zip(parts, predictor.predict_with_confidence(large), strict=True):
+        assert np.array_equal(part, one)
     assert order.count("part") == 3

@@ -8,14 +8,15 @@ rules for users.
 import io
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, UnidentifiedImageError, features
+from PIL import ExifTags, PngImagePlugin, UnidentifiedImageError, features
 from PIL import Image as PillowImage
 
 from fullyconv.array_file import is_item, item_size, read_image_item, read_mask_item
@@ -58,6 +59,7 @@ SMALLER = "cut it into parts, or raise PIL.Image.MAX_IMAGE_PIXELS in Python if y
 IGNORED_COLOR = (224, 224, 192)
 """Of value 255 in the colour map of PASCAL VOC."""
 
+_ALLOWED = threading.Lock()  # how many pixels Pillow allows is the same for all threads
 _Array = npt.NDArray[Any]
 
 # EXIF orientation -> the array as it is meant to be seen. In `SIDEWAYS`, height and width change places.
@@ -264,38 +266,36 @@ def image_size(path: str | Path) -> Size:
 
 def upright_size(image: PillowImage.Image) -> Size:
     """The (height, width) that an image has when it is upright, without decoding it."""
-    width, height = image.size
-    if image.format == "PNG" and not _ORIENTATION_KEYS & image.info.keys() and not _chunks_behind_pixels(image):
-        return height, width  # asking Pillow for the orientation would decode the pixels
-    return (width, height) if orientation(image) in SIDEWAYS else (height, width)
+    if image.format == "PNG" and not _ORIENTATION_KEYS & image.info.keys():
+        with suppress(Exception):  # damaged metadata of any kind say nothing about the pixels
+            image.info.update(_words_behind_pixels(image))
+    return image.size if orientation(image) in SIDEWAYS else image.size[::-1]
 
 
-def _chunks_behind_pixels(image: PillowImage.Image) -> bool:
-    """Whether a PNG has chunks behind its pixels that may hold an orientation."""
+def _words_behind_pixels(image: PillowImage.Image) -> dict[Any, Any]:
+    """What a PNG says of itself behind its pixels, which Pillow would decode to get there."""
     file = image.fp  # type: ignore[attr-defined]
-    place = file.tell()
+    place, pixels, reader = file.tell(), False, PngImagePlugin.PngStream(file)
     try:
         file.seek(8)
-        pixels = False
         while len(head := file.read(8)) == 8:
-            kind = head[4:]
+            kind, length, behind = head[4:], int.from_bytes(head[:4], "big"), file.tell()
             pixels = pixels or kind == b"IDAT"
             if kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt") and pixels:
-                return True
-            file.seek(int.from_bytes(head[:4], "big") + 4, 1)
-        return False
+                reader.call(kind, behind, length)
+            file.seek(behind + length + 4)
+        return reader.im_info
     finally:
         file.seek(place)
 
 
 def orientation(image: PillowImage.Image) -> int:
-    """The EXIF orientation that is still to be applied, 1 for none."""
+    """The EXIF orientation that is still to be applied, 1 for none; that of PNG by Pillow decodes the pixels."""
     if image.format == "TIFF":
         return 1  # Pillow has applied it, to the size in the header too
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged metadata of any kind say nothing about the pixels
-        return 1
+    with suppress(Exception):  # damaged metadata of any kind say nothing about the pixels
+        return int(PillowImage.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
+    return 1
 
 
 def upright(image: PillowImage.Image, array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
@@ -364,15 +364,15 @@ def _beginning_and_length(path: Path) -> tuple[bytes, int]:
 
 def _open_pillow(file: BinaryIO, largest: int | None) -> PillowImage.Image:
     """Open an image of at most so many pixels: what Pillow allows is in a global variable."""
-    usual = PillowImage.MAX_IMAGE_PIXELS
-    if usual is None or largest is None or largest <= usual:
-        return PillowImage.open(file, formats=_FORMATS)
-    try:
-        PillowImage.MAX_IMAGE_PIXELS = largest  # it warns from there on
-        image = PillowImage.open(file, formats=_FORMATS)
-    finally:
-        PillowImage.MAX_IMAGE_PIXELS = usual
-    if (pixels := image.width * image.height) > largest:
+    with _ALLOWED:
+        usual = PillowImage.MAX_IMAGE_PIXELS
+        raised = usual is not None and largest is not None and largest > usual
+        try:
+            PillowImage.MAX_IMAGE_PIXELS = largest if raised else usual  # it warns from there on
+            image = PillowImage.open(file, formats=_FORMATS)
+        finally:
+            PillowImage.MAX_IMAGE_PIXELS = usual
+    if raised and (pixels := image.width * image.height) > (largest or 0):
         image.close()
         raise PillowImage.DecompressionBombError(f"{pixels} pixels")
     return image

@@ -69,6 +69,7 @@ def create_app(
         version=__version__,
         description="Semantic segmentation with fully convolutional networks.",
         lifespan=lifespan,
+        redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
     )
@@ -85,6 +86,7 @@ def create_app(
     def metrics() -> Response:
         return Response(measures.shown(), media_type=CONTENT_TYPE)
 
+    app.state.work = work
     _answer_errors(app)
     app.add_middleware(Guard, hosts=hosts, token=token, limits=limits, measures=measures)
     return app

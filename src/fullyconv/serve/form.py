@@ -36,6 +36,7 @@ class Form:
         self._disposition = b""
         self._name = ""
         self._field: bytearray | None = None
+        self._parts = 0
         self._ended = False
         boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
         if not 0 < len(boundary) <= limits.boundary or not boundary.isascii():
@@ -78,6 +79,9 @@ class Form:
 
     def _begin(self) -> None:
         self._disposition, self._name, self._field = b"", "", None
+        self._parts += 1
+        if self._parts > self._limits.fields:
+            raise DataError(f"expected a form of at most {self._limits.fields} fields, got more")
 
     def _add_to_header(self, part: int, data: bytes) -> None:
         self._header[part] += data
@@ -98,8 +102,6 @@ class Form:
                 raise DataError("expected a form with one file, got several")
             self.file_name = options[b"filename"].decode("utf-8", "replace")
             return
-        if len(self.fields) >= self._limits.fields:
-            raise DataError(f"expected a form of at most {self._limits.fields} fields, got more")
         self._name, self._field = options[b"name"].decode("utf-8", "replace"), bytearray()
 
     def _take(self, data: bytes) -> None:

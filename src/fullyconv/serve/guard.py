@@ -5,37 +5,24 @@ import binascii
 import hmac
 import ipaddress
 import json
+import re
 import time
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fullyconv.serve.limits import Limits
 from fullyconv.serve.measures import Measures
-from fullyconv.serve.protocol import refusal
+from fullyconv.serve.protocol import HEADERS, refusal
 
 __all__ = ["Guard"]
 
 OPEN_ROUTES = ("/health", "/v2/health/live", "/v2/health/ready")
 """That probes ask for without a token; they tell nothing."""
 
-HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "permissions-policy": "camera=(), microphone=(), geolocation=()",
-    "cache-control": "no-store",
-}
-"""Of every answer that does not say otherwise."""
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
 
 
 class Guard:
@@ -55,7 +42,7 @@ class Guard:
     ) -> None:
         self.app = app
         self.hosts = {"localhost", *(host.lower() for host in hosts)}
-        self.token = token.encode()
+        self.token = token.encode("utf-8", "surrogateescape")  # as it comes out of the environment
         self.limits = limits
         self.measures = measures
 
@@ -89,8 +76,8 @@ class Guard:
         host = headers.get("host", "")
         if not self._is_ours(host):
             return 403, "expected a Host under which this service is known", {}
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        own = (f"http://{host}".lower(), f"https://{host}".lower())
+        if any(origin.lower() not in own for origin in headers.getlist("origin")):
             return 403, "requests of pages of other sites are refused", {}
         if self.token and scope["path"] not in OPEN_ROUTES and not self._knows(headers.get("authorization", "")):
             return 401, "expected the token of this service", {"www-authenticate": 'Basic realm="fullyconv"'}
@@ -98,10 +85,10 @@ class Guard:
         return None if unread is None else (*unread, {})
 
     def _is_ours(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
+        found = _HOST.fullmatch(host)
+        if found is None:
             return False
+        name = found[1].lower().strip("[]")
         if name in self.hosts:
             return True
         try:
@@ -112,7 +99,7 @@ class Guard:
 
     def _knows(self, authorization: str) -> bool:
         kind, _, value = authorization.partition(" ")
-        given = value.strip().encode()
+        given = value.strip().encode("latin-1")  # the bytes that came
         if kind.lower() == "basic":
             try:
                 given = base64.b64decode(given, validate=True).partition(b":")[2]

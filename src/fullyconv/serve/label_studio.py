@@ -8,7 +8,7 @@ own upload folder.
 import base64
 import binascii
 import secrets
-from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -21,17 +21,16 @@ from fullyconv.class_table import ClassTable
 from fullyconv.errors import DataError, UsageError
 from fullyconv.formats.label_studio import brush_region, image_of_task
 from fullyconv.formats.labels import is_background
-from fullyconv.image_form import ImageForm
 from fullyconv.serve.context import Context
 from fullyconv.serve.received import body_of, decoded, decoded_bytes, json_of, unless_gone
-from fullyconv.shapes import Mask, Pixels
+from fullyconv.shapes import Mask
 
 __all__ = ["answer", "router"]
 
 MOST_TASKS = 64
 """Of a request."""
 
-MOST_XML = 2**18
+MOST_XML = 2**16
 """Characters of a labelling configuration."""
 
 
@@ -69,13 +68,20 @@ async def answer(context: Context, request: Request, model: str | None) -> dict[
     name, predictor = context.model(model)
     work, results = context.work, []
     async with body_of(request, context) as body:
-        asked = await work.code(json_of, body, _Tasks)
-    names, labels = _brush(asked.label_config)
-    for number, task in enumerate(asked.tasks):
-        async with _pixels(task, f"task {number}", context, predictor.image_form) as pixels:
-            found = await unless_gone(request, work.compute(predictor.predict_with_confidence, pixels))
-        regions = await work.code(_regions, *found, predictor.class_table, names, labels)
-        results.append({"result": regions, "score": float(found[1].mean()), "model_version": name})
+        with work.place():
+            asked = await work.code(json_of, body, _Tasks)
+            names, labels = await work.code(_brush, asked.label_config)
+            for number, task in enumerate(asked.tasks):
+                image = await work.code(_image, task, f"task {number}", context.label_studio_images)
+                form = predictor.image_form
+                async with (
+                    decoded(image, form, context)
+                    if isinstance(image, Path)
+                    else decoded_bytes(image, form, context)
+                ) as pixels:
+                    found = await unless_gone(request, work.mask_and_confidence(name, pixels))
+                regions = await work.code(_regions, *found, predictor.class_table, names, labels)
+                results.append({"result": regions, "score": float(found[1].mean()), "model_version": name})
     return {"results": results}
 
 
@@ -95,17 +101,14 @@ def _brush(configuration: str | None) -> tuple[tuple[str, str], frozenset[str] |
     return (brush.get("name", "label"), brush.get("toName", "image")), labels
 
 
-def _pixels(
-    task: dict[str, Any], where: str, context: Context, form: ImageForm
-) -> AbstractAsyncContextManager[Pixels]:
-    """The image of a task: one inside it, or one of the folder by its name."""
+def _image(task: dict[str, Any], where: str, folder: Path | None) -> bytes | Path:
+    """The image of a task: the bytes of one inside it, or one of the folder by its name."""
     data = task.get("data")
     if not isinstance(data, dict):
         raise UsageError(f"{where}: expected data, got none")
     for text in data.values():
         if isinstance(text, str) and text.startswith("data:image/"):
-            return decoded_bytes(_file(text, where), form, context)
-    folder = context.label_studio_images
+            return _file(text, where)
     if folder is None:
         raise DataError(
             f"{where}: expected an image in the task, as data:image/png;base64,...",
@@ -113,11 +116,12 @@ def _pixels(
         )
     try:
         path = image_of_task(folder, data, where)
-    except DataError:
-        raise DataError(f"{where}: its image is not in the folder of images") from None
-    if not path.resolve().is_relative_to(folder.resolve()):
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (DataError, OSError, ValueError):  # names too long, of no address, with a zero byte
+        inside = False
+    if not inside:
         raise DataError(f"{where}: its image is not in the folder of images")
-    return decoded(path, form, context)
+    return path
 
 
 def _file(text: str, where: str) -> bytes:

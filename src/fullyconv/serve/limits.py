@@ -17,10 +17,10 @@ class Limits:
         stored_seconds: After which an open image that nobody asked for is dropped.
         fields: Fields and files of a form.
         field_bytes: Of a field that is no file.
-        boundary: Bytes of the boundary of a form (RFC 2046 allows 70).
+        boundary: Bytes of the boundary of a form, as many as RFC 2046 allows.
         header_seconds: In which the head of a request has to come.
         body_seconds: In which its body has to come, and in which the answer has to be taken.
-        held_bytes: Of images and tensors in memory, of all requests together.
+        held_bytes: Of bodies, images, tensors and answers that are not taken yet, of all requests together.
         waiting: Requests that are answered or wait for it; others are sent away with 503.
         connections: At a time; others are closed.
     """
@@ -32,7 +32,7 @@ class Limits:
     stored_seconds: float = 3600
     fields: int = 16
     field_bytes: int = 64 * 2**10
-    boundary: int = 200
+    boundary: int = 70
     header_seconds: float = 10
     body_seconds: float = 60
     held_bytes: int = 10**9

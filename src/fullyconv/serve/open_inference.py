@@ -9,10 +9,11 @@ what `Predictor.predict` gives, bit for bit.
 import asyncio
 import json
 import math
+import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from fullyconv.predict import Predictor
 from fullyconv.serve.context import Context
 from fullyconv.serve.predict_route import encoded_mask
 from fullyconv.serve.received import TooLargeError, body_of, decoded_bytes, json_of, unless_gone
+from fullyconv.serve.sent import Sent
 from fullyconv.shapes import Mask, Pixels
 
 __all__ = ["router"]
@@ -39,16 +41,22 @@ MOST_IMAGES = 64
 MOST_NUMBERS = 10_000_000
 """Of a tensor in the JSON of an answer."""
 
-_Values = tuple[str, list[int], bytes, Callable[[], list[Any]]]
-"""Of an output: datatype, shape, bytes, and what makes values for JSON of it."""
+MOST_IN_A_ROW = 2**15
+"""Numbers that become JSON in one go, in which nobody else gets an answer."""
 
-Parameters = dict[str, bool | int | float | str]
+LARGEST_SHAPE = 2**31
+"""Of the numbers of a shape."""
+
+_Values = tuple[str, list[int], bytes, Callable[[], str]]
+"""Of an output: datatype, shape, bytes, and what makes their values as JSON."""
+
+Parameters = dict[str, Any]
 
 
 class _Tensor(BaseModel):
     name: str
     datatype: str
-    shape: list[int] = Field(max_length=4)
+    shape: list[Annotated[int, Field(le=LARGEST_SHAPE)]] = Field(max_length=4)
     parameters: Parameters = {}
     data: list[Any] | None = None
 
@@ -119,26 +127,29 @@ def router(context: Context) -> APIRouter:
 async def _infer(context: Context, name: str, request: Request) -> Response:
     name, predictor = context.model(name)
     work = context.work
+    work.expect_place()
     async with AsyncExitStack() as held:
-        held.enter_context(work.place())
         body = await held.enter_async_context(body_of(request, context))
+        held.enter_context(work.place())
         head, tail = await work.code(_understood, body, request.headers.get(LENGTH_HEADER))
         given = await work.code(_given, head.inputs[0], tail, predictor)
-        images = [
-            await held.enter_async_context(decoded_bytes(image, predictor.image_form, context))
-            if isinstance(image, bytes)
-            else image
-            for image in given
-        ]
-        if sum(math.prod(image.shape[:2]) for image in images) > context.limits.pixels:
-            raise TooLargeError(f"expected at most {context.limits.pixels} pixels in a request, got more")
+        images: list[Pixels] = []
+        for image in given:
+            if isinstance(image, bytes):
+                image = await held.enter_async_context(decoded_bytes(image, predictor.image_form, context))
+            images.append(image)
+            if sum(math.prod(image.shape[:2]) for image in images) > context.limits.pixels:
+                raise TooLargeError(f"expected at most {context.limits.pixels} pixels in a request, got more")
         masks = await unless_gone(request, asyncio.gather(*(work.mask(name, image) for image in images)))
         probabilities: list[npt.NDArray[np.float32]] = []
         if any(output.name == "probabilities" for output in head.outputs):
             held.enter_context(work.hold(_bytes_of_probabilities(predictor, masks, context)))
             all_of_them = (work.compute(predictor.probabilities, image) for image in images)
             probabilities = list(await unless_gone(request, asyncio.gather(*all_of_them)))
-        return await work.code(_answer, name, head, predictor, masks, probabilities)
+        text, behind = await work.code(_answer, name, head, predictor, masks, probabilities)
+    if not behind:
+        return Sent(work, text, "application/json")
+    return Sent(work, text + behind, "application/octet-stream", {LENGTH_HEADER: str(len(text))})
 
 
 def _metadata(name: str, predictor: Predictor) -> dict[str, Any]:
@@ -161,11 +172,11 @@ def _metadata(name: str, predictor: Predictor) -> dict[str, Any]:
     }
 
 
-def _understood(body: bytes, length: str | None) -> tuple[_Inference, memoryview]:
+def _understood(body: bytearray, length: str | None) -> tuple[_Inference, memoryview]:
     """The JSON of a request, and the bytes behind it."""
     end = len(body)
     if length is not None:
-        if not (length.isascii() and length.isdigit() and int(length) <= len(body)):
+        if not (re.fullmatch("[0-9]{1,12}", length) and int(length) <= len(body)):
             raise UsageError(f"{LENGTH_HEADER}: expected 0..{len(body)}, got {length[:40]!r}")
         end = int(length)
     return json_of(body[:end], _Inference), memoryview(body)[end:]
@@ -260,7 +271,8 @@ def _answer(
     predictor: Predictor,
     masks: Sequence[Mask],
     probabilities: Sequence[npt.NDArray[np.float32]],
-) -> Response:
+) -> tuple[bytes, bytes]:
+    """The JSON of an answer, and the bytes behind it."""
     if len({mask.shape for mask in masks}) > 1 and any(output.name != "png" for output in head.outputs):
         raise UsageError(
             "images of several sizes have no common tensor", hint="ask for png, or send them one by one"
@@ -270,7 +282,8 @@ def _answer(
         "probabilities": lambda: _of_array("FP32", np.stack(probabilities)),
         "png": lambda: _of_files([encoded_mask(mask, predictor.class_table) for mask in masks]),
     }
-    outputs, tails = [], []
+    outputs: list[str] = []
+    tails: list[bytes] = []
     for output in head.outputs:
         datatype, shape, data, values = makers[output.name]()
         found: dict[str, Any] = {"name": output.name, "datatype": datatype, "shape": shape}
@@ -278,28 +291,29 @@ def _answer(
         if output.parameters.get("binary_data", default):
             found["parameters"] = {"binary_data_size": len(data)}
             tails.append(data)
+            outputs.append(json.dumps(found))
         elif math.prod(shape) > MOST_NUMBERS:
             raise UsageError(
                 f"{output.name}: expected at most {MOST_NUMBERS} numbers as JSON, got {math.prod(shape)}",
                 hint="ask for binary data",
             )
         else:
-            found["data"] = values()
-        outputs.append(found)
-    document = {"model_name": name, "model_version": "1", "outputs": outputs}
-    if head.id:
-        document["id"] = head.id
-    text = json.dumps(document).encode()
-    if not tails:
-        return Response(text, media_type="application/json")
-    headers = {LENGTH_HEADER: str(len(text))}
-    return Response(b"".join([text, *tails]), media_type="application/octet-stream", headers=headers)
+            outputs.append(f'{json.dumps(found)[:-1]}, "data": [{values()}]}}')
+    document = {"model_name": name, "model_version": "1", **({"id": head.id} if head.id else {})}
+    text = f'{json.dumps(document)[:-1]}, "outputs": [{", ".join(outputs)}]}}'
+    return text.encode(), b"".join(tails)
 
 
 def _of_array(datatype: str, array: npt.NDArray[Any]) -> _Values:
-    return datatype, list(array.shape), array.tobytes(), array.ravel().tolist
+    flat = array.ravel()
+    starts = range(0, flat.size, MOST_IN_A_ROW)
+
+    def values() -> str:
+        return ", ".join(json.dumps(flat[start : start + MOST_IN_A_ROW].tolist())[1:-1] for start in starts)
+
+    return datatype, list(array.shape), array.tobytes(), values
 
 
 def _of_files(files: Sequence[bytes]) -> _Values:
     data = b"".join(struct.pack("<I", len(file)) + file for file in files)
-    return "BYTES", [len(files)], data, lambda: [file.decode("latin-1") for file in files]
+    return "BYTES", [len(files)], data, lambda: json.dumps([file.decode("latin-1") for file in files])[1:-1]

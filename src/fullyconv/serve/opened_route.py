@@ -2,12 +2,14 @@
 
 import io
 import json
+import logging
 import math
+import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import numpy as np
@@ -15,13 +17,15 @@ from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from PIL import Image as PillowImage
 
+from fullyconv.errors import FullyConvError
 from fullyconv.images import write_mask
 from fullyconv.pictures import overlay, save_picture, with_legend
 from fullyconv.predict_files import LARGE
-from fullyconv.serve.context import Context
+from fullyconv.serve.context import Context, UnknownError
 from fullyconv.serve.opened import Opened, OpenedImage
 from fullyconv.serve.pyramid import blocks, reserved
 from fullyconv.serve.received import TooLargeError, received, unless_gone
+from fullyconv.serve.work import BusyError
 from fullyconv.shapes import Image, Mask
 from fullyconv.sources.reduced import Reduced
 from fullyconv.vectors import geojson
@@ -70,8 +74,9 @@ def router(context: Context, opened: Opened) -> APIRouter:
 
         The answer has the `id` by which it is found; nobody else knows it.
         """
-        with context.work.place():
-            async with received(request, context.folder, context.limits) as upload:
+        context.work.expect_place()
+        async with received(request, context) as upload:
+            with context.work.place():
                 name, _ = context.model(model or upload.fields.get("model"))
                 image = await unless_gone(request, opened.open(upload.path, upload.name[:200], name))
         return JSONResponse(image.state(), 201, {"location": f"/images/{image.id}"})
@@ -126,18 +131,9 @@ async def _downloaded(context: Context, image: OpenedImage, kind: str) -> Respon
     ending, media_type = DOWNLOADS[kind]
     held = 8 * pixels if kind == "geojson" else 0
     with context.work.place(), context.work.hold(held):
-        path = image.folder / f"{secrets.token_hex(8)}{ending}"
-        try:
-            await context.work.code(_WRITERS[kind], image, path)
-        except Exception:
-            if image.dropped:  # and its folder with it
-                raise HTTPException(404, "the image was closed meanwhile") from None
-            raise
-    headers = {
-        "content-disposition": disposition(image.name, ending),
-        "content-length": str(path.stat().st_size),
-    }
-    return StreamingResponse(_sent(path), headers=headers, media_type=media_type)
+        file, size = await context.work.code(_written, kind, image, ending)
+    headers = {"content-disposition": disposition(image.name, ending), "content-length": str(size)}
+    return StreamingResponse(_sent(file), headers=headers, media_type=media_type)
 
 
 def disposition(name: str, ending: str) -> str:
@@ -163,10 +159,25 @@ def _tile(image: OpenedImage, layer: str, level: int, column: int, row: int) -> 
     return buffer.getvalue()
 
 
-def _sent(path: Path) -> Iterator[bytes]:
-    """The bytes of a file that is gone when they are sent, or when nobody takes them any more."""
-    with path.open("rb") as file:
-        path.unlink()
+def _written(kind: str, image: OpenedImage, ending: str) -> tuple[BinaryIO, int]:
+    """A file to download, which has no name any more: it is gone when it is sent, or when nobody takes it."""
+    path = image.folder / f"{secrets.token_hex(8)}{ending}"
+    try:
+        _WRITERS[kind](image, path)
+        file = path.open("rb")
+    except (OSError, FullyConvError) as error:
+        if image.dropped:
+            raise UnknownError("the image was closed", hint="open it again") from None
+        logging.getLogger(__name__).error("a download could not be written: %s", error)
+        raise BusyError("the file could not be written", hint="try again later") from None
+    finally:
+        path.unlink(missing_ok=True)
+    return file, file.seek(0, os.SEEK_END)
+
+
+def _sent(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        file.seek(0)
         while part := file.read(SENT):
             yield part
 

@@ -17,6 +17,7 @@ from fullyconv.pictures import overlay, with_legend
 from fullyconv.serve import label_studio
 from fullyconv.serve.context import Context
 from fullyconv.serve.received import decoded, received, unless_gone
+from fullyconv.serve.sent import Sent
 from fullyconv.shapes import Mask, Pixels
 from fullyconv.vectors import geojson
 
@@ -56,17 +57,19 @@ def router(context: Context) -> APIRouter:
 
         A body of JSON is what Label Studio sends: its tasks are answered.
         """
-        with context.work.place():
-            if request.headers.get("content-type", "").startswith("application/json"):
-                return JSONResponse(await label_studio.answer(context, request, model))
-            async with received(request, context.folder, context.limits) as image:
+        work = context.work
+        work.expect_place()
+        if request.headers.get("content-type", "").startswith("application/json"):
+            return JSONResponse(await label_studio.answer(context, request, model))
+        async with received(request, context) as image:
+            with work.place():
                 kind = _kind(format or image.fields.get("format"), request.headers.get("accept", ""))
                 name, predictor = context.model(model or image.fields.get("model"))
                 async with decoded(image.path, predictor.image_form, context) as pixels:
-                    mask = await unless_gone(request, context.work.mask(name, pixels))
+                    mask = await unless_gone(request, work.mask(name, pixels))
                     table = predictor.class_table
-                    body = await context.work.code(_encoded, kind, pixels, mask, table, name)
-        return Response(body, media_type=FORMATS[kind])
+                    body = await work.code(_encoded, kind, pixels, mask, table, name)
+        return Sent(work, body, FORMATS[kind])
 
     return routes
 

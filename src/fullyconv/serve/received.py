@@ -1,16 +1,16 @@
 """What comes with a request: an image, on disk under a name of ours until it is decoded, or JSON."""
 
 import asyncio
-import json
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
 from starlette.requests import ClientDisconnect
 
 from fullyconv.errors import DataError, FullyConvError, UsageError
@@ -18,7 +18,7 @@ from fullyconv.image_form import ImageForm
 from fullyconv.images import show_path
 from fullyconv.serve.context import Context
 from fullyconv.serve.form import Form
-from fullyconv.serve.limits import Limits
+from fullyconv.serve.work import BusyError
 from fullyconv.shapes import Pixels
 from fullyconv.sources import read_header
 
@@ -41,9 +41,15 @@ _Model = TypeVar("_Model", bound=BaseModel)
 PARSED = 2**16
 """Bytes of a form that are read before others take their turn."""
 
+MOST_JSON = 16 * 2**20
+"""Bytes of a document in JSON; images may come as bytes."""
+
+MOST_SIGNS = {b",": 800_000, b"[": 100_000, b"{": 20_000, b":": 20_000}
+"""Of a document: it is understood in one go, which keeps all others waiting, and may take 64 times its bytes."""
+
 
 class TooLargeError(FullyConvError):
-    """More pixels than are taken."""
+    """More pixels, or more of anything, than are taken."""
 
 
 class UnsupportedError(FullyConvError):
@@ -70,54 +76,65 @@ class Received:
 
 
 @asynccontextmanager
-async def received(request: Request, folder: Path, limits: Limits) -> AsyncIterator[Received]:
+async def received(request: Request, context: Context) -> AsyncIterator[Received]:
     """Take the one image of a request: of a form's field `image` or `file`, or the body itself (`image/...`).
 
     Args:
         request: Whose body was not read yet.
-        folder: For the file, which is gone when the block ends.
-        limits: Of the form.
+        context: Its folder gets the file, which is gone when the block ends.
 
     Raises:
         UnsupportedError: The body is neither.
+        BusyError: There is no room for it.
         DataError: The form has no image, several, or is damaged.
         GoneError: The sender hung up.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    path = folder / secrets.token_hex(16)
+    is_form = kind == "multipart/form-data"
+    if not (is_form or kind.startswith("image/") or kind == "application/octet-stream"):
+        raise UnsupportedError(
+            f"expected multipart/form-data or an image as body, got {kind[:80] or 'no content type'}",
+            hint="such as curl -F image=@photo.jpg",
+        )
+    path = context.folder / secrets.token_hex(16)
     try:
-        if kind == "multipart/form-data":
-            taken = await _of_form(request, path, limits)
-        elif kind.startswith("image/") or kind == "application/octet-stream":
-            with path.open("xb") as file:
-                async for part in _parts(request):
-                    file.write(part)
-            taken = Received(path, "image", {})
-        else:
-            raise UnsupportedError(
-                f"expected multipart/form-data or an image as body, got {kind[:80] or 'no content type'}",
-                hint="such as curl -F image=@photo.jpg",
-            )
-        yield taken
+        with context.work.hold() as more:
+            parts = _parts(request, more)
+            with _room(), path.open("xb") as file:
+                if is_form:
+                    form = Form(request.headers["content-type"], file, context.limits)
+                    await _fill(form, parts)
+                    taken = Received(path, form.file_name or "image", form.fields)
+                else:
+                    async for part in parts:
+                        file.write(part)
+                    taken = Received(path, "image", {})
+            yield taken
     finally:
         path.unlink(missing_ok=True)
 
 
-async def _of_form(request: Request, path: Path, limits: Limits) -> Received:
-    with path.open("xb") as file:
-        form = Form(request.headers["content-type"], file, limits)
-        async for part in _parts(request):
-            for start in range(0, len(part), PARSED):
-                form.feed(part[start : start + PARSED])
-                await asyncio.sleep(0)
-        form.finish()
-    return Received(path, form.file_name or "image", form.fields)
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BusyError(f"there is no room for the image: {error.strerror}", hint="try again later") from None
 
 
-async def _parts(request: Request) -> AsyncIterator[bytes]:
-    """The body as it comes."""
+async def _fill(form: Form, parts: AsyncIterator[bytes]) -> None:
+    async for part in parts:
+        for start in range(0, len(part), PARSED):
+            form.feed(part[start : start + PARSED])
+            await asyncio.sleep(0)
+    form.finish()
+
+
+async def _parts(request: Request, more: Callable[[int], None]) -> AsyncIterator[bytes]:
+    """The body as it comes, and room for it as it comes: not for what a slow sender only announces."""
     try:
         async for part in request.stream():
+            more(len(part))
             yield part
     except ClientDisconnect:
         raise GoneError from None
@@ -160,7 +177,8 @@ async def decoded_bytes(file: bytes, form: ImageForm, context: Context) -> Async
     """Decode an image that came within something else, as `decoded` does."""
     path = context.folder / secrets.token_hex(16)
     try:
-        path.write_bytes(file)
+        with _room():
+            await context.work.code(path.write_bytes, file)
         async with decoded(path, form, context) as pixels:
             yield pixels
     finally:
@@ -168,34 +186,39 @@ async def decoded_bytes(file: bytes, form: ImageForm, context: Context) -> Async
 
 
 @asynccontextmanager
-async def body_of(request: Request, context: Context) -> AsyncIterator[bytes]:
+async def body_of(request: Request, context: Context) -> AsyncIterator[bytearray]:
     """The body of a request, whose memory is held within the block.
 
     Raises:
         BusyError: Others hold too much memory.
         GoneError: The sender hung up.
     """
-    with context.work.hold(int(request.headers.get("content-length", "0"))):
-        yield b"".join([part async for part in _parts(request)])
+    body = bytearray()
+    with context.work.hold() as more:
+        async for part in _parts(request, more):
+            body += part
+        yield body
 
 
-def json_of(body: bytes, kind: type[_Model]) -> _Model:
+def json_of(body: bytes | bytearray, kind: type[_Model]) -> _Model:
     """Understand a body of JSON.
 
     Raises:
+        TooLargeError: It is too long, or has too much in it.
         UsageError: It is none, or another one.
     """
+    if len(body) > MOST_JSON or any(body.count(sign) > most for sign, most in MOST_SIGNS.items()):
+        raise TooLargeError(
+            f"expected JSON of at most {MOST_JSON} bytes and {MOST_SIGNS[b',']} numbers, got more",
+            hint="send images as bytes, one by one",
+        )
     try:
-        return kind.model_validate(json.loads(body, parse_constant=_no_number))
+        return kind.model_validate(from_json(body, allow_inf_nan=False))
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"{'.'.join(map(str, first['loc']))[:200] or 'body'}: {first['msg'][:200]}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"the JSON of the request cannot be read: {str(error)[:200]}") from None
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number")
 
 
 async def unless_gone(request: Request, work: Awaitable[_Result]) -> _Result:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from fullyconv.device import set_threads
 from fullyconv.errors import FullyConvError
@@ -88,13 +89,14 @@ class Work:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold one of the places in the queue, from before the body of a request is read to its answer.
+        """Hold one of the places in the queue, from when a request is there until its answer is made.
+
+        Who sends slowly, or takes the answer slowly, holds none.
 
         Raises:
             BusyError: There is none.
         """
-        if self._places >= self.limits.waiting:
-            raise BusyError(f"{self._places} requests wait", hint="try again in a second")
+        self.expect_place()
         self._places += 1
         self.measures.waiting.set(self._places)
         try:
@@ -103,23 +105,46 @@ class Work:
             self._places -= 1
             self.measures.waiting.set(self._places)
 
+    def expect_place(self) -> None:
+        """See that there is a place, before the body of a request is read.
+
+        Raises:
+            BusyError: There is none, or the service ends.
+        """
+        if not self.ready:
+            raise BusyError("the service ends", hint="try again in a second")
+        if self._places >= self.limits.waiting:
+            raise BusyError(f"{self._places} requests wait", hint="try again in a second")
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody holds a place."""
+        return not self._places
+
     @contextmanager
-    def hold(self, size: int) -> Iterator[None]:
-        """Hold memory for what came with a request; one request may have more than all together may have.
+    def hold(self, size: int = 0) -> Iterator[Callable[[int], None]]:
+        """Hold room for what came with a request; one request may have more than all together may have.
 
         Args:
-            size: Bytes.
+            size: Bytes; what the block gets is called with the number of further ones.
 
         Raises:
             BusyError: Others hold too much.
         """
-        if self._held and self._held + size > self.limits.held_bytes:
-            raise BusyError(f"requests hold {self._held} bytes", hint="try again in a second")
-        self._held += size
+        held = 0
+
+        def more(size: int) -> None:
+            nonlocal held
+            if self._held > held and self._held + size > self.limits.held_bytes:
+                raise BusyError(f"requests hold {self._held} bytes", hint="try again in a second")
+            held += size
+            self._held += size
+
         try:
-            yield
+            more(size)
+            yield more
         finally:
-            self._held -= size
+            self._held -= held
 
     async def code(self, function: Callable[..., _Result], *arguments: object) -> _Result:
         """Decode or encode something, beside what is computed."""
@@ -153,6 +178,17 @@ class Work:
         async for box, part in self.parts(model, parts):
             mask[box.slices] = part
         return mask
+
+    async def mask_and_confidence(self, model: str, pixels: Pixels) -> tuple[Mask, npt.NDArray[np.float32]]:
+        """Predict what `Predictor.predict_with_confidence` gives; a large image is not computed in one go."""
+        predictor, size = self.models[model], pixels.shape[:2]
+        if math.prod(size) <= FREE_PIXELS:
+            return await self.compute(predictor.predict_with_confidence, pixels)
+        mask, confidence = np.empty(size, np.uint8), np.empty(size, np.float32)
+        parts = predictor.measured_parts(size, lambda box: pixels[box.slices], ["confidence"])
+        async for box, part, measured in self.parts(model, parts):
+            mask[box.slices], confidence[box.slices] = part, measured["confidence"]
+        return mask, confidence
 
     async def parts(self, model: str, parts: Iterator[_Result]) -> AsyncGenerator[_Result, None]:
         """Compute what an iterator of a predictor yields, part by part, others taking their turns between.
