@@ -5,8 +5,8 @@
     python faults/run.py --share 0.05        # a twentieth of the tries
 
 The names are those of the families: A data, B training, C feature cache, D model files, E prediction, F the
-service. A training is killed, its system calls fail by `strace` (Debian: apt install strace), its disks are full or read-only by
-`unshare`, files are cut and flipped. That faults are found, mistakes that were put in show
+service. A training is killed, its system calls fail by `strace` (Debian: apt install strace), its disks are full
+or read-only by `unshare`, files are cut and flipped. That faults are found, mistakes that were put in show
 (`tests/test_faults.py`). With no failure in N tries the failure rate is below 3 / N with 95 % confidence.
 """
 
