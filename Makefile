@@ -5,10 +5,14 @@ BIN := .venv/bin
 PIP := @$(BIN)/python -m pip install -qq -c constraints.txt
 BENCHMARKS := $(sort $(wildcard benchmarks/[a-z]*.py))
 
-.PHONY: demo test check bench faults docs clean
+.PHONY: demo serve test check bench faults docs clean
 
 demo: .venv/.core  ## train, measure and predict on a generated data set; leaves runs/demo (then demo-2, ...)
 	$(BIN)/fullyconv demo
+
+serve: .venv/.serve  ## a page in the browser with the model of the demo, which is trained if there is none yet
+	@test -e runs/demo/best.safetensors || $(BIN)/fullyconv demo -o runs/demo
+	$(BIN)/fullyconv serve runs/demo/best.safetensors
 
 test: .venv/.dev  ## the tests but the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 4
@@ -37,6 +41,10 @@ clean:
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) --upgrade "pip>=25.1"
 	$(PIP) -e .
+	@touch $@
+
+.venv/.serve: .venv/.core
+	$(PIP) -e ".[serve]"
 	@touch $@
 
 .venv/.dev: .venv/.core

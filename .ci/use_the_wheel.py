@@ -1,5 +1,7 @@
 """Predict one mask with the installed package, outside the checkout: the pretrained encoder comes along."""
 
+from importlib.resources import files
+
 import numpy as np
 
 import fullyconv
@@ -9,6 +11,7 @@ from fullyconv.model_file import save_model
 from fullyconv.predict import Predictor
 
 assert "site-packages" in fullyconv.__file__, fullyconv.__file__
+assert (files("fullyconv") / "serve" / "static" / "index.html").is_file()
 model = FCN.build(ClassTable.from_names(["background", "defect"]))
 save_model(model, "tiny.safetensors")
 image = np.random.default_rng(0).integers(0, 256, (61, 83, 3), dtype=np.uint8)

@@ -12,6 +12,9 @@ or white; with `--model` and `--data` also real ones, those of val images side b
 
 Memory is what tensors made on the way hold at their peak, the mask itself left out. Pixels that differ are counted
 against the first way, and so are those of them whose two best logits lie within 4 units of float32's last place.
+
+A second table has the margin, the best logit less the second best: `upsample_logits(...).topk(2)` against
+`fullyconv.margin.predict_margin`.
 """
 
 import argparse
@@ -28,12 +31,16 @@ from torch.nn import functional
 
 from fullyconv.dataset import Dataset
 from fullyconv.device import set_threads
+from fullyconv.margin import predict_margin
 from fullyconv.memory import peak_bytes
 from fullyconv.predict import Predictor
-from fullyconv.upsample import _fill_every_pixel, pixel_logits, predict_mask, upsample_logits
+from fullyconv.upsample import _first_maximum, fill_every_pixel, pixel_logits, predict_mask, upsample_logits
 
 CASES = [(11, 4), (21, 4), (21, 8), (150, 8)]
 """Classes and output strides."""
+
+MARGIN_CASES = [(21, 4), (21, 8), (150, 8)]
+"""Of those, where margins are measured."""
 
 
 def interpolate_and_compare(logits: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
@@ -44,11 +51,17 @@ def interpolate_and_compare(logits: Tensor, stride: int, size: tuple[int, int]) 
 def every_pixel(logits: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
     """The fallback of `predict_mask`."""
     mask = torch.empty((1, *size), dtype=torch.uint8)
-    _fill_every_pixel(mask[0], logits[0], stride, 0, size[0])
+    fill_every_pixel(mask[0], logits[0], stride, 0, size[0], _first_maximum)
     return mask
 
 
 WAYS = {"interpolate, argmax": interpolate_and_compare, "every pixel": every_pixel, "blocks": predict_mask}
+
+
+def interpolate_and_sort(logits: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """The margin as others would compute it."""
+    best, second = upsample_logits(logits, stride, size).topk(2, 1).values.unbind(1)
+    return best - second
 
 
 def noise(kind: str, classes: int, height: int, width: int) -> Tensor:
@@ -120,6 +133,29 @@ def measure(name: str, logits: Tensor, stride: int, rounds: int) -> dict[str, ob
     }
 
 
+def measure_margin(name: str, logits: Tensor, stride: int, rounds: int) -> dict[str, object]:
+    """Time the two ways to a margin in turn."""
+    size = (logits.shape[2] * stride, logits.shape[3] * stride)
+    ways = {"interpolate, topk": interpolate_and_sort, "blocks": predict_margin}
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    margins = {}
+    for _ in range(rounds):
+        for way, compute in ways.items():
+            begin = time.perf_counter()
+            margins[way] = compute(logits, stride, size)
+            seconds[way].append(time.perf_counter() - begin)
+    ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
+    return {
+        "logits": name,
+        "classes": logits.shape[1],
+        "stride": stride,
+        "megapixels": math.prod(size) / 1e6,
+        "seconds": {way: statistics.median(values) for way, values in seconds.items()},
+        "times_faster": statistics.median(ratios),
+        "largest_difference": float((margins["blocks"] - margins["interpolate, topk"]).abs().max()),
+    }
+
+
 def main() -> None:
     """Measure and print a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -143,8 +179,13 @@ def main() -> None:
     for kind in ("smooth noise", "white noise"):
         for classes, stride in CASES:
             rows.append(measure(kind, noise(kind, classes, *cells(stride)), stride, arguments.rounds))
+    margins = [
+        measure_margin(kind, noise(kind, classes, *cells(stride)), stride, arguments.rounds)
+        for kind in ("smooth noise", "white noise")
+        for classes, stride in MARGIN_CASES
+    ]
     if arguments.json:
-        print(json.dumps({"machine": machine(), "rows": rows}))
+        print(json.dumps({"machine": machine(), "rows": rows, "margins": margins}))
         return
     print(json.dumps(machine()))
     print(
@@ -156,6 +197,13 @@ def main() -> None:
             f"{row['logits']:13} {row['classes']:7} {row['stride']:6} {row['megapixels']:4.0f} "
             f"{seconds['interpolate, argmax']:8.2f} {seconds['every pixel']:14.2f} {seconds['blocks']:9.3f} "
             f"{row['times_faster']:9.1f} {memory['blocks'] / 1e6:10.0f}  {row['different']} ({row['close']})"
+        )
+    print(f"\n{'logits':13} classes stride  MP  topk s  margin s  faster x  largest difference")
+    for row in margins:
+        slow, fast = row["seconds"].values()
+        print(
+            f"{row['logits']:13} {row['classes']:7} {row['stride']:6} {row['megapixels']:4.0f} {slow:6.2f} "
+            f"{fast:9.3f} {row['times_faster']:9.1f}  {row['largest_difference']:.1e}"
         )
 
 

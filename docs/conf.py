@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import fastapi  # noqa: F401 - before autodoc, which imports with TYPE_CHECKING set: pydantic cannot have that
+
 ROOT = Path(__file__).parents[1]
 
 project = "fullyconv"

@@ -4,8 +4,8 @@
     python faults/run.py --only B1 C3        # some
     python faults/run.py --share 0.05        # a twentieth of the tries
 
-The names are those of the families: A data, B training, C feature cache, D model files, E prediction, F the
-service. A training is killed, its system calls fail by `strace` (Debian: apt install strace), its disks are full
+The names are those of the families: A data, B training, C feature cache, D model files, E prediction, F service,
+G cluster. A training is killed, its system calls fail by `strace` (Debian: apt install strace), its disks are full
 or read-only by `unshare`, files are cut and flipped. That faults are found, mistakes that were put in show
 (`tests/test_faults.py`). With no failure in N tries the failure rate is below 3 / N with 95 % confidence.
 """
@@ -24,6 +24,7 @@ import d_files
 import e_prediction
 import f_requests
 import f_service
+import g_cluster
 from machinery import Fault
 
 from fullyconv.errors import FullyConvError
@@ -76,6 +77,12 @@ FAULTS = {
     "F13": Fault("32 clients at once: the bytes of the command line", 2000, f_service.many_at_once),
     "F14": Fault("SIGTERM under load, a full disk", 5, f_service.ends_under_load),
     "F15": Fault("images that are open: quota, ids", 1050, f_service.stored_images),
+    "G1": Fault(
+        "kill -9 of 20 workers of a cluster, 2,000 images: each once, equal", 2000, g_cluster.kill_workers
+    ),
+    "G2": Fault("kill -9 of the driver of a cluster: gone on, nothing done again", 5, g_cluster.kill_drivers),
+    "G3": Fault("images that kill workers, broken ones: listed, the others done", 40, g_cluster.poison),
+    "G4": Fault("a cluster job started twice; ports that others reach", 2, g_cluster.twice_and_exposed),
 }
 
 NEEDED = {

@@ -274,7 +274,7 @@ def test_a_lock_is_released_when_training_fails(tmp_path):
 
 def test_a_second_training_is_refused_with_the_process_of_the_first(tmp_path):
     with RunLock(tmp_path):
-        with pytest.raises(UsageError, match=rf"is held by process {os.getpid()}: another training .*with -o"):
+        with pytest.raises(UsageError, match=rf"is held by process {os.getpid()}: another process .*with -o"):
             RunLock(tmp_path).__enter__()
         assert names(tmp_path) == [".lock"]
 
@@ -294,9 +294,7 @@ def test_a_training_in_another_process_is_refused(tmp_path):
 
 def test_a_lock_on_another_machine_is_not_taken_over(tmp_path):
     (tmp_path / ".lock").write_text(json.dumps({"host": "elsewhere", "pid": dead_pid(), "start": "1"}))
-    with pytest.raises(
-        UsageError, match=r"is held by process \d+ on elsewhere \(if nothing trains there any more"
-    ):
+    with pytest.raises(UsageError, match=r"is held by process \d+ on elsewhere \(if nothing works there any more"):
         RunLock(tmp_path).__enter__()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fullyconv import device as device_module
-from fullyconv.device import choose_device, choose_precision, instruction_set, seed_everything, set_threads
+from fullyconv.device import choose_device, choose_precision, instruction_set, move, seed_everything, set_threads
 from fullyconv.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -146,3 +146,32 @@ def test_every_seed_and_epoch_draws_something_else():
             seed_everything(seed, epoch)
             drawn.add(torch.randint(2**62, ()).item())
     assert len(drawn) == 200
+
+
+def test_what_is_on_a_device_already_is_not_copied():
+    values = torch.arange(3)
+    assert move(values, CPU) is values
+
+
+def test_to_cuda_memory_is_pinned_first():
+    class Values:
+        device, steps = CPU, []
+
+        def pin_memory(self):
+            self.steps.append("pinned")
+            return self
+
+        def to(self, device, non_blocking=False):
+            self.steps.append((device.type, non_blocking))
+            return self
+
+    assert move(Values(), torch.device("cuda")).steps == ["pinned", ("cuda", True)]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("count", [0, 5])
+def test_values_arrive_on_cuda(count):
+    values = torch.arange(count)
+    moved = move(values, torch.device("cuda"))
+    assert moved.device.type == "cuda"
+    assert torch.equal(moved.cpu(), values)

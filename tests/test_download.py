@@ -569,7 +569,7 @@ def test_a_disk_that_takes_no_more_keeps_what_came(server, path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps files that are open")
 def test_a_lock_that_its_holder_has_removed_is_taken_anew(tmp_path, monkeypatch):
-    lock, take, calls = tmp_path / ".lock", module._locked, []
+    lock, take, calls = tmp_path / ".lock", module.locked, []
 
     def take_late(descriptor):
         if not calls:
@@ -577,7 +577,7 @@ def test_a_lock_that_its_holder_has_removed_is_taken_anew(tmp_path, monkeypatch)
         calls.append(descriptor)
         return take(descriptor)
 
-    monkeypatch.setattr(module, "_locked", take_late)
+    monkeypatch.setattr(module, "locked", take_late)
     with module._alone(lock, lambda: None):
         assert lock.exists()
     assert len(calls) == 2

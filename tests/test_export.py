@@ -54,6 +54,8 @@ def test_an_exported_model_is_a_predictor_like_any_other(predictor, exported, su
         image = photo(*size)
         assert (other.predict(image) != predictor.predict(image)).mean() < 1e-4
         np.testing.assert_allclose(other.probabilities(image), predictor.probabilities(image), atol=1e-3)
+        found, expected = (one.predict_with_margin(image)[1] for one in (other, predictor))
+        np.testing.assert_allclose(found, expected, atol=1e-2)
     assert (other.halo, other.tile_grid, other.output_stride) == (predictor.halo, 64, 8)
     assert other.class_table == predictor.class_table
     assert other.training_record == predictor.training_record == RECORD

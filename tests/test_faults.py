@@ -23,6 +23,7 @@ MODULES = (
     "served",
     "f_requests",
     "f_service",
+    "g_cluster",
 )
 
 
@@ -41,9 +42,9 @@ def faults(monkeypatch):
 
 def test_every_family_is_in_the_table_and_says_what_it_is(faults):
     names = sorted(faults.FAULTS)
-    assert {name[0] for name in names} == set("ABCDEF")
+    assert {name[0] for name in names} == set("ABCDEFG")
     for name, fault in faults.FAULTS.items():
-        assert fault.cause.__doc__.startswith(f"{name.rstrip('d')}: ")
+        assert fault.cause.__doc__.startswith(name.rstrip("d"))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, about what is broken
@@ -60,7 +61,18 @@ def test_files_that_are_cut_flipped_planted_and_lie(faults, name, share):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tries"),
-    [("A6", 17), ("A7", 5), ("B1", 2), ("B7", 2), ("B11", 1), ("B13", 1), ("C1", 3), ("C2", 1), ("E6", 2)],
+    [
+        ("A6", 17),
+        ("A7", 5),
+        ("B1", 2),
+        ("B7", 2),
+        ("B11", 1),
+        ("B13", 1),
+        ("C1", 3),
+        ("C2", 1),
+        ("E6", 2),
+        ("G3", 5),
+    ],
 )
 def test_programs_that_are_killed_and_fed_with_oddities(faults, name, tries):
     tried, failures = faults.cause(name, tries / faults.FAULTS[name].tries)

@@ -28,10 +28,10 @@ def test_names_that_would_collide_are_told_apart(tmp_path):
 
 
 def test_an_overlay_never_takes_the_name_of_another_mask(tmp_path):
-    make(tmp_path, "a.png", "a_overlay.png")
-    found = find_images([tmp_path])
-    outputs = [f"{name}{suffix}" for name in found for suffix in (".png", "_overlay.png", "_probabilities.npz")]
-    assert len(set(outputs)) == len(outputs)
+    endings = ("", "_overlay", "_probabilities", "_confidence", "_margin")
+    make(tmp_path, *(f"a{ending}.png" for ending in endings))
+    outputs = [f"{name}{ending}" for name in find_images([tmp_path]) for ending in endings]
+    assert len(set(outputs)) == len(outputs) == 25
 
 
 def test_the_same_file_given_twice_is_predicted_once(tmp_path):

@@ -64,6 +64,33 @@ def test_a_saved_model_predicts_the_same(predictor, pixels, tmp_path):
     assert np.array_equal(again.probabilities(pixels), predictor.probabilities(pixels))
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("size", [(40, 52), (97, 131)])
+def test_a_batch_has_the_bits_of_its_images(predictor, precision, threads, size):
+    before = torch.get_num_threads()
+    again = Predictor(predictor.model, precision=precision)
+    images = [np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8) for seed in range(5)]
+    try:
+        torch.set_num_threads(threads)
+        single = [again.logits(image)[0] for image in images]
+        assert torch.equal(again._batch_logits(np.stack(images)), torch.stack(single))
+        masks = again.predict_batch(images)
+        assert all(np.array_equal(mask, again.predict(image)) for mask, image in zip(masks, images, strict=True))
+    finally:
+        torch.set_num_threads(before)
+        predictor.model.encoder.set_precision(torch.float32)
+
+
+def test_a_batch_that_is_too_large_is_computed_one_by_one(predictor, monkeypatch):
+    images = [np.random.default_rng(seed).integers(0, 256, (40, 52, 3), dtype=np.uint8) for seed in range(3)]
+    small = Predictor(predictor.model, memory=1)
+    monkeypatch.setattr(small, "_batch_logits", None)
+    assert np.array_equal(small.predict_batch(images)[2], predictor.predict(images[2]))
+    with pytest.raises(UsageError, match="images of one size, got 2 sizes"):
+        small.predict_batch([images[0], images[1][:30]])
+
+
 class Global(EncoderNetwork):
     """Two maps of which one knows the mean of the whole image."""
 

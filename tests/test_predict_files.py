@@ -72,34 +72,38 @@ def large(monkeypatch):
 def test_a_large_image_is_read_and_written_by_parts(predictor, pixels, tmp_path, large, monkeypatch, suffix):
     Image.fromarray(pixels).save(tmp_path / f"image{suffix}")
     monkeypatch.setattr("fullyconv.image_form.read_image", None)
-    options = {"probabilities": True, "confidence": True, "lecture": True}
+    options = {"probabilities": True, "confidence": True, "margin": True, "lecture": True}
     assert predict_files(predictor, find_images([tmp_path / f"image{suffix}"]), tmp_path / "out", **options) == 1
     mask, confidence = predictor.predict_with_confidence(pixels)
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert {
         f"image{suffix}",
         f"image_confidence{suffix}",
+        f"image_margin{suffix}",
         "image_overlay.png",
         "image_probabilities.npz",
     } <= written
-    assert len(written) == 7
+    assert len(written) == 8
     values = np.asarray(Image.open(tmp_path / "out" / f"image{suffix}"))
     assert np.array_equal(values, np.array([10, 20])[mask])
     grey = np.asarray(Image.open(tmp_path / "out" / f"image_confidence{suffix}"))
     assert np.array_equal(grey, np.rint(confidence * 255))
     assert grey.min() >= 127
+    margin = predictor.predict_with_margin(pixels)[1]
+    grey = np.asarray(Image.open(tmp_path / "out" / f"image_margin{suffix}"))
+    assert np.array_equal(grey, np.rint((1 - np.exp(-margin.astype(float))) * 255))
+    assert grey.min() < 30
 
 
-def test_confidence_is_written_for_images_that_are_not_large(predictor, pixels, tmp_path):
+@pytest.mark.parametrize("measure", ["confidence", "margin"])
+def test_measures_are_written_for_images_that_are_not_large(predictor, pixels, tmp_path, measure):
     Image.fromarray(pixels).save(tmp_path / "image.png")
-    predict_files(
-        predictor, find_images([tmp_path / "image.png"]), tmp_path / "out", confidence=True, overlay=False
-    )
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["image.png", "image_confidence.png"]
-    best = predictor.probabilities(pixels).max(axis=0)
-    np.testing.assert_allclose(
-        np.asarray(Image.open(tmp_path / "out" / "image_confidence.png")), best * 255, atol=0.51
-    )
+    out = tmp_path / "out"
+    predict_files(predictor, find_images([tmp_path / "image.png"]), out, overlay=False, **{measure: True})
+    assert sorted(path.name for path in out.iterdir()) == ["image.png", f"image_{measure}.png"]
+    second, best = np.sort(predictor.probabilities(pixels), axis=0)[-2:]
+    expected = best if measure == "confidence" else 1 - second / best
+    np.testing.assert_allclose(np.asarray(Image.open(out / f"image_{measure}.png")), expected * 255, atol=0.51)
 
 
 def test_a_large_image_that_is_damaged_leaves_nothing_of_its_own(predictor, pixels, tmp_path, large):

@@ -36,6 +36,7 @@ PUBLIC_NAMES = {
 VERBS = {
     "download",
     "check",
+    "features",
     "train",
     "pretrain",
     "evaluate",

@@ -44,6 +44,12 @@ def test_models_are_called_as_said_else_by_their_run(model, not_served, monkeypa
     assert not_served["host"] == "127.0.0.1"
 
 
+def test_an_engine_has_to_be_named(model, not_served, monkeypatch):
+    done = answer(monkeypatch, "serve", model, "--engine", "auto")
+    assert done.returncode == 2
+    assert "--engine auto compares on an image" in done.stderr
+
+
 def test_two_models_of_one_name_are_refused(model, not_served, monkeypatch):
     done = answer(monkeypatch, "serve", model, model)
     assert done.returncode == 2

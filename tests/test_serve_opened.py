@@ -1,13 +1,16 @@
 """Images that are open on the page: tiles, areas, downloads, and how they go."""
 
+import itertools
 import json
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from opened_images import Halting, client, noise, opened, settled, tile
 from PIL import Image
-from serving import TABLE, Halting, client, noise, opened, png, settled, small_predictor, tile
+from service import TABLE, make_predictor, png
 
 from fullyconv.errors import UsageError
 from fullyconv.image_files import find_images
@@ -16,12 +19,13 @@ from fullyconv.predict_files import predict_files
 from fullyconv.serve.opened_route import disposition
 from fullyconv.serve.pyramid import Pyramid, level_sizes
 from fullyconv.serve.work import BusyError
+from fullyconv.tiles import Box
 from fullyconv.vectors import geojson
 
 
 @pytest.fixture(scope="module")
 def predictor():
-    return small_predictor()
+    return make_predictor()
 
 
 @pytest.fixture
@@ -93,7 +97,7 @@ def test_of_a_large_image_the_overlay_is_small_and_outlines_have_a_limit(predict
     monkeypatch.setattr("fullyconv.serve.opened_route.LARGE", 1000)
     monkeypatch.setattr("fullyconv.sources.reduced.LONGEST", 40)
     with client(tmp_path, {"a": predictor}, pixels=1000) as service:
-        state = settled(service, opened(service, noise(64, 80)))
+        state = settled(service, opened(service, noise(200, 220)))
         (tmp_path / "overlay").write_bytes(service.get(f"/images/{state['id']}/download/overlay").content)
         with Image.open(tmp_path / "overlay") as overlay:
             assert overlay.height < 120
@@ -145,7 +149,7 @@ def test_a_mask_fills_in_from_the_top(tmp_path):
         settled(service, state)
 
 
-def test_a_closed_image_is_computed_no_further(tmp_path):
+def test_a_closed_image_is_computed_no_further(tmp_path, caplog):
     go, halting = threading.Semaphore(0), None
     halting = Halting(go)
     with client(tmp_path, {"a": halting}) as service:
@@ -159,6 +163,7 @@ def test_a_closed_image_is_computed_no_further(tmp_path):
         settled(service, opened(service, noise(40, 40)))  # the thread is free again
         assert len(halting.seen) <= 3
         assert service.delete(f"/images/{state['id']}").status_code == 404
+    assert not caplog.records
 
 
 def test_a_failed_prediction_is_said(tmp_path, caplog):
@@ -192,6 +197,16 @@ def test_however_small_not_more_than_so_many_are_open(predictor, tmp_path, monke
         assert [service.get(f"/images/{state['id']}").status_code for state in states] == [404, 200, 200]
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="only Linux says which files are open")
+def test_open_images_are_no_open_files(predictor, tmp_path):
+    with client(tmp_path, {"a": predictor}) as service:
+        settled(service, opened(service, noise(16, 16)))
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        states = [settled(service, opened(service, noise(16, 16))) for _ in range(8)]
+        assert all(tile(service, state, "mask").shape == (16, 16) for state in states)
+        assert len(list(Path("/proc/self/fd").iterdir())) < before + 4
+
+
 def test_an_image_that_nobody_asks_for_goes(predictor, tmp_path):
     with client(tmp_path, {"a": predictor}, stored_seconds=0.4) as service:
         state = opened(service, noise(32, 32))
@@ -200,7 +215,7 @@ def test_an_image_that_nobody_asks_for_goes(predictor, tmp_path):
 
 
 def test_nothing_is_left_when_the_service_ends(predictor, tmp_path):
-    with client(tmp_path, {"a": Halting(threading.Semaphore(1))}) as service:
+    with client(tmp_path, {"a": Halting(threading.Semaphore(1), patience=0.3)}) as service:
         opened(service, noise(1100, 1000))
     assert left(tmp_path) == []
 
@@ -276,6 +291,18 @@ def test_downloads_have_tame_names(name, expected):
     assert expected in header
     assert header.isascii()
     assert header.isprintable()
+
+
+def test_a_mask_in_parts_has_the_levels_of_the_whole(tmp_path):
+    mask = np.random.default_rng(0).integers(0, 255, (1301, 1100), dtype=np.uint8)
+    pyramid = Pyramid(tmp_path / "mask", mask.shape)
+    for top, bottom in itertools.pairwise((0, 3, 4, 517, 1300, 1301)):
+        for left, right in itertools.pairwise((0, 601, 1100)):
+            box = Box(top, left, bottom, right)
+            pyramid.write_all(box, mask[box.slices])
+    assert len(pyramid.sizes) == 3
+    for level in range(3):
+        assert np.array_equal(pyramid.level(level), mask[:: 2**level, :: 2**level])
 
 
 def test_halves_end_with_one_tile():

@@ -9,7 +9,10 @@ import pytest
 from PIL import Image
 from service import make_pixels, make_predictor, png, running
 
+from fullyconv.choose_engine import open_predictor
+from fullyconv.export import export_model
 from fullyconv.image_files import find_images
+from fullyconv.predict import Predictor
 from fullyconv.predict_files import predict_files
 
 
@@ -101,3 +104,18 @@ def test_each_of_many_gets_its_own_mask(client, predictor):
         assert answer.status_code == 200
         values = np.asarray(Image.open(answer))
         assert np.array_equal(values, predictor.class_table.encode(predictor.predict(image)))
+
+
+@pytest.mark.slow
+def test_an_exported_model_answers_as_it_predicts(tmp_path):
+    pytest.importorskip("onnxruntime")
+    export_model(Predictor(make_predictor().model, precision="float32"), tmp_path / "model.onnx")
+    exported = open_predictor(tmp_path / "model.onnx")
+    with running({"exported": exported}, tmp_path / "files") as (host, port):
+        found = [
+            httpx.post(f"http://{host}:{port}/predict", files={"image": png(make_pixels(seed=seed))}, timeout=60)
+            for seed in range(3)
+        ]
+    for seed, answer in enumerate(found):
+        values = exported.class_table.encode(exported.predict(make_pixels(seed=seed)))
+        assert np.array_equal(np.asarray(Image.open(answer)), values)

@@ -245,13 +245,13 @@ class RunLock:
         if host != socket.gethostname():
             raise UsageError(
                 f"{show_path(self.folder)} is held by process {pid} on {show_path(host)}",
-                hint=f"if nothing trains there any more, remove {show_path(self.path)}",
+                hint=f"if nothing works there any more, remove {show_path(self.path)}",
             )
         now = process_start(pid)
         if now is not None and (now == start or "" in (now, start)):
             raise UsageError(
-                f"{show_path(self.folder)} is held by process {pid}: another training writes to it",
-                hint="wait for it, or train into another folder with -o",
+                f"{show_path(self.folder)} is held by process {pid}: another process writes to it",
+                hint="wait for it, or choose another folder with -o",
             )
 
     def _set_aside(self, stale: str) -> None:

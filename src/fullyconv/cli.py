@@ -24,6 +24,7 @@ from fullyconv.commands.download import download
 from fullyconv.commands.evaluate import evaluate
 from fullyconv.commands.explain import explain
 from fullyconv.commands.export import export
+from fullyconv.commands.features import features
 from fullyconv.commands.import_ import import_
 from fullyconv.commands.info import info
 from fullyconv.commands.predict import predict
@@ -46,6 +47,7 @@ app = typer.Typer(
 for verb in (
     download,
     check,
+    features,
     train,
     pretrain,
     evaluate,

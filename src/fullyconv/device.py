@@ -13,6 +13,7 @@ __all__ = [
     "choose_precision",
     "generator_of",
     "instruction_set",
+    "move",
     "seed_everything",
     "set_threads",
 ]
@@ -54,6 +55,16 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
     return torch.bfloat16 if device.type == "cpu" and _native_bfloat16() else torch.float32
+
+
+def move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor to a device, if it is not there; to a CUDA device while the processor goes on.
+
+    That needs memory that the system does not move (pinned memory), so the tensor is copied there first.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def _native_bfloat16() -> bool:

@@ -26,7 +26,7 @@ from fullyconv import __version__
 from fullyconv.errors import DownloadError
 from fullyconv.progress import Progress
 
-__all__ = ["digest_of", "download", "megabytes"]
+__all__ = ["digest_of", "download", "locked", "megabytes"]
 
 TIMEOUT = 20.0
 """Seconds until a server has to accept the connection, and each time until it has to send something."""
@@ -341,7 +341,7 @@ def _alone(lock: Path, waiting: Callable[[], None]) -> Iterator[None]:
     said = False
     while True:
         with lock.open("ab") as file:
-            while not _locked(file.fileno()):
+            while not locked(file.fileno()):
                 if not said:
                     waiting()
                 said = True
@@ -367,7 +367,8 @@ def _is_at(path: Path, descriptor: int) -> bool:
 if sys.platform == "win32":
     import msvcrt
 
-    def _locked(descriptor: int) -> bool:
+    def locked(descriptor: int) -> bool:
+        """Lock an open file if nobody else holds it; say whether it is ours now."""
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except OSError:
@@ -380,7 +381,8 @@ else:
     _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
     """What file systems answer that have no locks: there, only the digest guards the file."""
 
-    def _locked(descriptor: int) -> bool:
+    def locked(descriptor: int) -> bool:
+        """Lock an open file if nobody else holds it; say whether it is ours now."""
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -17,7 +17,7 @@ from torch import Tensor
 from fullyconv.array_file import is_item, item_digest
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.decoder import read_points
-from fullyconv.device import instruction_set
+from fullyconv.device import instruction_set, move
 from fullyconv.draws import draw_pixels
 from fullyconv.embedded import open_binary
 from fullyconv.encoder import PAD_TO_STRIDE, Encoder
@@ -188,7 +188,7 @@ class FeatureReader:
         return view.apply(image, seed=int(self._file_digest(sample.image)[:8], 16))
 
     def _compute(self, sample: Sample, view: View) -> Features:
-        image = torch.from_numpy(self.image(sample, view).copy()).to(self.device)
+        image = move(torch.from_numpy(self.image(sample, view).copy()), self.device)
         # An entry of the cache comes back with its values in the usual order, and the order decides which kernels
         # the decoder is computed with, so its last bits: without a cache it has to be the same.
         return [

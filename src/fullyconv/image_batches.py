@@ -17,6 +17,7 @@ from fullyconv import processes
 from fullyconv.batches import MEMORY, MapBatch
 from fullyconv.class_table import IGNORE_INDEX
 from fullyconv.dataset import Dataset, Sample
+from fullyconv.device import move
 from fullyconv.features import FeatureReader
 from fullyconv.shapes import Mask, Pixels, Size
 from fullyconv.transforms import View
@@ -127,8 +128,8 @@ class ImageBatches:
             images = torch.from_numpy(np.zeros((0, *size, channels), self._dtype))
             targets = torch.zeros(0, *size, dtype=torch.uint8)
         none = torch.empty(len(crops), 0, dtype=torch.int64, device=self.device)
-        features: list[Tensor] = [images.to(self.device).permute(0, 3, 1, 2)]
-        return MapBatch(features, size, targets.to(self.device).long(), none, none, none.float())
+        features: list[Tensor] = [move(images, self.device).permute(0, 3, 1, 2)]
+        return MapBatch(features, size, move(targets, self.device).long(), none, none, none.float())
 
 
 def _crop(image: Pixels, target: Mask, size: Size, draw: random.Random) -> tuple[Pixels, Mask]:

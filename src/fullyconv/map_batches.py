@@ -11,7 +11,7 @@ from fullyconv.batches import MEMORY, MapBatch
 from fullyconv.class_table import IGNORE_INDEX
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.decoder import Decoder
-from fullyconv.device import generator_of
+from fullyconv.device import generator_of, move
 from fullyconv.draws import draw_pixels
 from fullyconv.features import FeatureReader
 from fullyconv.progress import Progress
@@ -158,13 +158,13 @@ class MapBatches:
         if not crops:
             return self._nothing()
         features = [
-            torch.cat(maps).to(self.device).float()
+            move(torch.cat(maps), self.device).float()
             for maps in zip(*(crop.features for crop in crops), strict=True)
         ]
-        targets = torch.cat([crop.targets for crop in crops]).to(self.device).long()
-        rows = torch.cat([crop.rows for crop in crops]).to(self.device)
-        columns = torch.cat([crop.columns for crop in crops]).to(self.device)
-        shares = torch.cat([crop.shares for crop in crops]).to(self.device)
+        targets = move(torch.cat([crop.targets for crop in crops]), self.device).long()
+        rows = move(torch.cat([crop.rows for crop in crops]), self.device)
+        columns = move(torch.cat([crop.columns for crop in crops]), self.device)
+        shares = move(torch.cat([crop.shares for crop in crops]), self.device)
         return MapBatch(features, self.crop, targets, rows, columns, shares)
 
     def _nothing(self) -> MapBatch:

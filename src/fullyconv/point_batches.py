@@ -8,13 +8,13 @@ from torch import Tensor
 from fullyconv import processes
 from fullyconv.batches import MEMORY, PointBatch
 from fullyconv.dataset import Dataset
-from fullyconv.device import generator_of
+from fullyconv.device import generator_of, move
 from fullyconv.features import FeatureReader
 from fullyconv.progress import Progress
 from fullyconv.shapes import Points
 from fullyconv.transforms import View
 
-__all__ = ["POINTS_SEED", "PointBatches"]
+__all__ = ["POINTS_SEED", "PointBatches", "points_each"]
 
 POINTS_SEED = 0
 """The draw of pixels is the same for every seed of a training, so that runs with other seeds find their points in
@@ -51,9 +51,9 @@ class PointBatches:
         seed: int,
         progress: Progress,
     ) -> None:
-        affordable = max(1, MEMORY // (reader.point_bytes(1) * len(dataset) * len(views)))
-        if affordable < count:
-            progress.say(f"points: {affordable} pixels an image and view instead of {count}, to stay below 2 GB")
+        each = points_each(reader, len(dataset) * len(views), count)
+        if each < count:
+            progress.say(f"points: {each} pixels an image and view instead of {count}, to stay below 2 GB")
         # A process may have no image: then these are all.
         parts = [[torch.zeros(0, spec.channels, dtype=torch.half)] for spec in reader.encoder.specs]
         targets = [torch.zeros(0, dtype=torch.long)]
@@ -61,9 +61,7 @@ class PointBatches:
         every = [(sample, view) for sample in dataset for view in views]
         items = processes.share(every)
         with progress.track("reading features", len(items)) as step:
-            for points, classes, share in reader.all_points(
-                items, output_stride, min(count, affordable), POINTS_SEED
-            ):
+            for points, classes, share in reader.all_points(items, output_stride, each, POINTS_SEED):
                 for part, values in zip(parts, points, strict=True):
                     part.append(values)
                 targets.append(classes)
@@ -96,8 +94,15 @@ class PointBatches:
             chosen = self._rows[order[start : start + self.size]]
             chosen = chosen[chosen >= 0]
             # The same rows as by values[chosen], five times and more as fast.
-            points = [values.index_select(0, chosen).to(self.device).float() for values in self.points]
-            yield PointBatch(points, *(values[chosen].to(self.device) for values in (self.targets, self.shares)))
+            points = [move(values.index_select(0, chosen), self.device).float() for values in self.points]
+            yield PointBatch(
+                points, *(move(values[chosen], self.device) for values in (self.targets, self.shares))
+            )
+
+
+def points_each(reader: FeatureReader, views: int, count: int) -> int:
+    """How many pixels are drawn from an image and view: `count`, or as many as `MEMORY` holds of so many views."""
+    return min(count, max(1, MEMORY // (reader.point_bytes(1) * views)))
 
 
 def _rows_of_points(counts: list[int], items: int) -> Tensor:

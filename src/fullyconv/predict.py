@@ -12,9 +12,10 @@ import torch
 from PIL import Image as PillowImage
 from torch import Tensor
 
-from fullyconv.device import choose_device, choose_precision
+from fullyconv.device import choose_device, choose_precision, move
 from fullyconv.errors import UsageError
 from fullyconv.images import to_rgb
+from fullyconv.margin import predict_margin
 from fullyconv.memory import available_bytes, peak_bytes, shown_bytes
 from fullyconv.model import FCN
 from fullyconv.model_file import load_model
@@ -26,7 +27,7 @@ from fullyconv.streaming import RowStream
 from fullyconv.tiles import Box, Halo, Tile, cut, largest_sides, overlapping
 from fullyconv.upsample import predict_confidence, predict_mask, upsample_logits
 
-__all__ = ["Predictor"]
+__all__ = ["MEASURES", "Predictor"]
 
 FREE_PIXELS = 1_000_000
 """Of an image that is always computed in one piece, whatever the memory: so much is there, or nothing works."""
@@ -49,6 +50,12 @@ DEVICE_FACTOR = 16
 
 PROBED_SIDE = 256
 """Of the window on which the memory is measured."""
+
+MEASURES: Mapping[str, Callable[[Logits, int, Size], Tensor]] = {
+    "confidence": predict_confidence,
+    "margin": predict_margin,
+}
+"""Of how sure a mask is: what computes them of logits, their output stride and the size of the image."""
 
 Read = Callable[[Box], Pixels]
 """Gives the pixels of a part of an image, in the form that the model reads."""
@@ -182,19 +189,53 @@ class Predictor:
         Returns:
             H x W uint8 class indices; H x W float32, what `probabilities` says of these classes.
         """
+        mask, measured = self.predict_measured(image, ["confidence"])
+        return mask, measured["confidence"]
+
+    def predict_with_margin(
+        self, image: str | Path | PillowImage.Image | Pixels
+    ) -> tuple[Mask, npt.NDArray[np.float32]]:
+        """Predict the class of every pixel, and how far its logit is above the second best one.
+
+        Returns:
+            H x W uint8 class indices; H x W float32, 0 to infinity, from `fullyconv.margin.predict_margin`: the
+            second best class has `exp(-margin)` times the probability of the best one.
+        """
+        mask, measured = self.predict_measured(image, ["margin"])
+        return mask, measured["margin"]
+
+    def predict_measured(
+        self, image: str | Path | PillowImage.Image | Pixels, measures: Sequence[str]
+    ) -> tuple[Mask, dict[str, npt.NDArray[np.float32]]]:
+        """Predict the class of every pixel and measure how sure that is.
+
+        Args:
+            image: As for `predict`.
+            measures: "confidence" or "margin", both, or none.
+
+        Returns:
+            H x W uint8 class indices; by measure, H x W float32.
+        """
         pixels = self.pixels_of(image)
         mask = np.empty(pixels.shape[:2], np.uint8)
-        confidence = np.empty(pixels.shape[:2], np.float32)
-        for area, classes, values in self.confidence_parts(pixels.shape[:2], lambda box: pixels[box.slices]):
-            mask[area.slices], confidence[area.slices] = classes, values
-        return mask, confidence
+        whole = {name: np.empty(pixels.shape[:2], np.float32) for name in measures}
+        for area, part, measured in self.measured_parts(
+            pixels.shape[:2], lambda box: pixels[box.slices], measures
+        ):
+            mask[area.slices] = part
+            for name, values in measured.items():
+                whole[name][area.slices] = values
+        return mask, whole
 
-    def confidence_parts(self, size: Size, read: Read) -> Iterator[tuple[Box, Mask, npt.NDArray[np.float32]]]:
-        """Predict an image as `mask_parts` does, and yield the probability of each class in the mask as well."""
+    def measured_parts(
+        self, size: Size, read: Read, measures: Sequence[str]
+    ) -> Iterator[tuple[Box, Mask, dict[str, npt.NDArray[np.float32]]]]:
+        """Predict an image as `mask_parts` does, and yield measures of each part (see `predict_measured`)."""
         for area, logits, inner in self._logit_parts(size, read):
             form = self.output_stride, (inner.bottom, inner.right)
-            mask, confidence = predict_mask(logits, *form)[0], predict_confidence(logits, *form)[0]
-            yield area, mask[inner.slices].cpu().numpy(), confidence[inner.slices].cpu().numpy()
+            mask = predict_mask(logits, *form)[0][inner.slices].cpu().numpy()
+            measured = {name: MEASURES[name](logits, *form)[0][inner.slices].cpu().numpy() for name in measures}
+            yield area, mask, measured
 
     def predict_tile(self, window: Pixels, tile: Tile) -> Mask:
         """Predict the mask of a tile's area from the pixels of its window."""
@@ -375,7 +416,7 @@ class Predictor:
 
     def _images(self, pixels: Pixels) -> Images:
         """Put H x W x K pixels where the model is, as 1 x K x H x W."""
-        return torch.from_numpy(pixels.copy()).to(self.device).permute(2, 0, 1)[None]
+        return move(torch.from_numpy(pixels.copy()), self.device).permute(2, 0, 1)[None]
 
 
 def _ramp(count: int) -> Tensor:

@@ -8,6 +8,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,23 +47,22 @@ class _Outputs:
 
     overlay: bool
     probabilities: bool
-    confidence: bool
+    measures: tuple[str, ...]
     lecture: bool
 
     def endings(self, suffix: str) -> list[str]:
         """Of the names of these files, for a mask with a suffix."""
         found = ["_overlay.png"] * self.overlay + ["_probabilities.npz"] * self.probabilities
-        return (
-            found + [f"_confidence{suffix}"] * self.confidence + [f"{name}.png" for name in FIGURES] * self.lecture
-        )
+        found += [f"_{measure}{suffix}" for measure in self.measures]
+        return found + [f"{name}.png" for name in FIGURES] * self.lecture
 
 
 @dataclass(frozen=True)
 class _Prediction:
-    """What is known of an image: H x W class indices, H x W confidence, C x H x W probabilities."""
+    """What is known of an image: H x W class indices, H x W measures by name, C x H x W probabilities."""
 
     mask: Mask
-    confidence: npt.NDArray[np.float32] | None
+    measured: Mapping[str, npt.NDArray[np.float32]]
     probabilities: npt.NDArray[np.float16] | None
 
 
@@ -74,6 +74,7 @@ def predict_files(
     overlay: bool = True,
     probabilities: bool = False,
     confidence: bool = False,
+    margin: bool = False,
     lecture: bool = False,
     vectors: Vectors | None = None,
     progress: Progress | None = None,
@@ -90,6 +91,8 @@ def predict_files(
         probabilities: Write probabilities.
         confidence: Write `NAME_confidence.png`, or `.tif` like the mask: the probability of the class that the
             mask shows, 0..255 for 0..1.
+        margin: Write `NAME_margin.png`, or `.tif` like the mask: how far the second best class is behind:
+            1 - its probability / that of the best class, which is 1 - exp(-margin of logits); 0..255 for 0..1.
         lecture: Write the lecture's figures, `NAME_lecture_maps.png`, `NAME_lecture_mask.png` and
             `NAME_lecture_overlay.png`.
         vectors: Write outlines and areas, too; each mask has to fit into memory then.
@@ -105,7 +108,8 @@ def predict_files(
             then nothing of this one, and of those behind it.
     """
     progress = progress or Silent()
-    outputs = _Outputs(overlay, probabilities, confidence, lecture)
+    measures = ("confidence",) * confidence + ("margin",) * margin
+    outputs = _Outputs(overlay, probabilities, measures, lecture)
     by_parts = _check(predictor, images, out, outputs, progress)
     remove_stale_temporaries(out)
     _predict_all(predictor, images, out, outputs, by_parts, vectors, progress)
@@ -194,18 +198,15 @@ def _check(
 
 def _predict(predictor: Predictor, image: Pixels, outputs: _Outputs) -> _Prediction:
     probabilities = predictor.probabilities(image).astype(np.float16) if outputs.probabilities else None
-    if outputs.confidence:
-        mask, confidence = predictor.predict_with_confidence(image)
-        return _Prediction(mask, confidence, probabilities)
-    return _Prediction(predictor.predict(image), None, probabilities)
+    return _Prediction(*predictor.predict_measured(image, outputs.measures), probabilities)
 
 
 def _write(base: Path, image: Pixels, found: _Prediction, table: ClassTable, outputs: _Outputs) -> None:
     """Write what is known of an image to files whose names begin with `base`."""
     base.parent.mkdir(parents=True, exist_ok=True)
     write_mask(_named(base, ".png"), table.encode(found.mask), _palette(table))
-    if found.confidence is not None:
-        write_mask(_named(base, "_confidence.png"), _in_bytes(found.confidence), GREYS)
+    for measure, values in found.measured.items():
+        write_mask(_named(base, f"_{measure}.png"), _in_bytes(measure, values), GREYS)
     if outputs.overlay:
         _write_overlay(base, shown(image), found.mask, table)
     _write_arrays(base, shown(image), found, table, outputs)
@@ -227,7 +228,10 @@ def _predict_by_parts(
     """Predict an image while it is read and its mask is written."""
     table = predictor.class_table
     base.parent.mkdir(parents=True, exist_ok=True)
-    with open_image(path, predictor.image_form) as source, tempfile.TemporaryFile(dir=base.parent) as spool:
+    with open_image(path, predictor.image_form) as source, ExitStack() as stack:
+        spools = {
+            measure: stack.enter_context(tempfile.TemporaryFile(dir=base.parent)) for measure in outputs.measures
+        }
         look = Reduced(source.size) if outputs.overlay else None
         whole = np.empty(source.size, np.uint8) if vectors is not None else None
 
@@ -238,12 +242,9 @@ def _predict_by_parts(
             return pixels
 
         def parts() -> Iterator[tuple[Box, Mask]]:
-            if not outputs.confidence:
-                pairs = predictor.mask_parts(source.size, read)
-                yield from ((box, seen(box, mask)) for box, mask in pairs)
-                return
-            for box, mask, confidence in predictor.confidence_parts(source.size, read):
-                spool.write(_in_bytes(confidence).tobytes())
+            for box, mask, measured in predictor.measured_parts(source.size, read, outputs.measures):
+                for measure, values in measured.items():
+                    spools[measure].write(_in_bytes(measure, values).tobytes())
                 boxes.append(box)
                 yield box, seen(box, mask)
 
@@ -257,19 +258,19 @@ def _predict_by_parts(
         boxes: list[Box] = []
         if outputs.probabilities or outputs.lecture:
             image = source.read(Box(0, 0, *source.size))
-            found = _predict(predictor, image, replace(outputs, confidence=False))
+            found = _predict(predictor, image, replace(outputs, measures=()))
             _write_arrays(base, shown(image), found, table, outputs)
         source.write_mask(_named(base, source.mask_suffix), parts(), _palette(table))
         if look is not None:
             _write_overlay(base, look.image, look.mask, table)
         if whole is not None and vectors is not None:
             vectors.add(name, path, whole, source.place)
-        if outputs.confidence:
+        for measure, spool in spools.items():
             spool.seek(0)
             grey = (
                 (box, np.frombuffer(spool.read(math.prod(box.size)), np.uint8).reshape(box.size)) for box in boxes
             )
-            source.write_mask(_named(base, f"_confidence{source.mask_suffix}"), grey, GREYS)
+            source.write_mask(_named(base, f"_{measure}{source.mask_suffix}"), grey, GREYS)
 
 
 def _write_overlay(base: Path, image: Image, mask: Mask, table: ClassTable) -> None:
@@ -281,8 +282,9 @@ def _palette(table: ClassTable) -> dict[int, tuple[int, int, int]]:
     return {entry.value: entry.color for entry in table.classes}
 
 
-def _in_bytes(confidence: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    return np.rint(confidence * 255).astype(np.uint8)
+def _in_bytes(measure: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """A measure as greys: a confidence as it is; a margin, which has no end, as 1 - exp(-margin)."""
+    return np.rint((-np.expm1(-values) if measure == "margin" else values) * 255).astype(np.uint8)
 
 
 def _named(base: Path, ending: str) -> Path:

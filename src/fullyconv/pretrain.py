@@ -25,7 +25,7 @@ from fullyconv import processes
 from fullyconv.charts import curves
 from fullyconv.checkpoint import load_newest, save_checkpoint
 from fullyconv.config import PretrainConfig
-from fullyconv.device import choose_device, set_threads
+from fullyconv.device import choose_device, move, set_threads
 from fullyconv.encoder import to_grey
 from fullyconv.encoders.cae import CAE, PRESETS, save_cae
 from fullyconv.errors import DataError, TrainingError, UsageError
@@ -317,7 +317,7 @@ class _Session:
                 for side, crop in zip(image.shape[-2:], size, strict=True)
             ]
             crops.append(_cut(image, corner, size))
-        batch = torch.stack(crops).to(self.device).float() / 255
+        batch = move(torch.stack(crops), self.device).float() / 255
         return batch.contiguous(memory_format=torch.channels_last)
 
     def _step(self, clean: Tensor, draw: torch.Generator) -> float:

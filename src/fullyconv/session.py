@@ -18,7 +18,7 @@ from fullyconv.checkpoint import save_checkpoint
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.decoder import take_over
-from fullyconv.device import choose_device, choose_precision, seed_everything
+from fullyconv.device import choose_device, choose_precision, move, seed_everything
 from fullyconv.discriminant import Sums, fit_decoder, model_sums
 from fullyconv.encoder import tensors_digest
 from fullyconv.errors import TrainingError, UsageError
@@ -256,7 +256,7 @@ class Session:
             samples, reader.all_maps((sample, PLAIN) for sample in samples), strict=True
         ):
             target = reader.target(sample)
-            features = [maps.to(self.device).float() for maps in maps_of_sample]
+            features = [move(maps, self.device).float() for maps in maps_of_sample]
             logits = self.model.logits(features, target.shape)
             yield predict_mask(logits, self.decoder.output_stride, target.shape)[0].cpu().numpy(), target
 

@@ -19,7 +19,7 @@ from fullyconv.run_folder import Follower, RunFolder
 from fullyconv.session import Session, TrainResult
 from fullyconv.trackers import Tracker, Trackers
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["TrainResult", "splits_of", "train"]
 
 
 def train(
@@ -70,7 +70,7 @@ def train(
         if use_cache and cache is None:
             cache = FeatureCache()
         with run.held(resumed=resume):
-            splits = _splits(data, config, run if resume and first else None)
+            splits = splits_of(data, config, run if resume and first else None)
             if config.encoder_weights == "pretrained":
                 # Before there is anything to resume: after Ctrl-C the same command goes on with the download.
                 with processes.one_after_another():
@@ -97,7 +97,7 @@ def _check_start(config: TrainConfig, path: str | Path) -> None:
     read_description(path)
 
 
-def _splits(data: Dataset, config: TrainConfig, resumed: RunFolder | None) -> dict[str, Dataset]:
+def splits_of(data: Dataset, config: TrainConfig, resumed: RunFolder | None = None) -> dict[str, Dataset]:
     """Return the train and val splits: the data set's, a seeded one, or those of the run that goes on."""
     if not data.has_split("val"):
         data = data.with_seeded_split(config.val_fraction, config.seed)

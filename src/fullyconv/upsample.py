@@ -6,6 +6,7 @@ there. This is `interpolate(mode="bilinear", align_corners=False)`; everything h
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from fullyconv.shapes import Logits, Masks, Size
 __all__ = [
     "bilinear_kernel",
     "bilinear_upsampling",
+    "block_weights",
+    "fill_every_pixel",
     "pixel_logits",
     "predict_confidence",
     "predict_mask",
@@ -78,24 +81,27 @@ def predict_mask(logits: Logits, output_stride: int, size: Size) -> Masks:
         if by_blocks:
             _fill_by_blocks(result, image, output_stride)
         else:
-            _fill_every_pixel(result, image, output_stride, 0, size[0])
+            fill_every_pixel(result, image, output_stride, 0, size[0], _first_maximum)
     return mask if kind == torch.uint8 else mask.to(torch.uint16)
 
 
-def _fill_every_pixel(mask: Tensor, logits: Tensor, stride: int, first: int, last: int) -> None:
-    """Fill rows of a mask by computing the logits of all their pixels.
+def fill_every_pixel(
+    result: Tensor, logits: Tensor, stride: int, first: int, last: int, reduce: Callable[[Tensor], Tensor]
+) -> None:
+    """Fill rows of a mask, or of anything else, by computing the logits of all their pixels.
 
-    Bands of cell rows are interpolated to the width of the mask once; of those, one row of each block at a time.
+    Bands of cell rows are interpolated to the width of the result once; of those, one row of each block at a time.
 
     Args:
-        mask: height x width.
+        result: height x width.
         logits: C x h x w.
         stride: Pixels between neighbouring logits.
         first: The first row.
         last: The row behind the last one.
+        reduce: Makes one value of C, over the first dimension.
     """
     before = (stride + 1) // 2  # pixels of the first blocks that lie beyond the image
-    width = mask.shape[1]
+    width = result.shape[1]
     band = max(1, BAND_VALUES // (3 * len(logits) * width))
     for start in range((first + before) // stride, -(-(last + before) // stride), band):
         stop = min(start + band, -(-(last + before) // stride))
@@ -110,8 +116,8 @@ def _fill_every_pixel(mask: Tensor, logits: Tensor, stride: int, first: int, las
         for phase, share in enumerate(_phases(stride).tolist()):
             rows = torch.arange(start, stop, device=logits.device) * stride + phase - before
             kept = (rows >= first) & (rows < last)
-            found = _first_maximum(torch.add(above, below, alpha=share))
-            mask[rows[kept]] = found[kept].to(mask.dtype)
+            found = reduce(torch.add(above, below, alpha=share))
+            result[rows[kept]] = found[kept].to(result.dtype)
 
 
 def _fill_by_blocks(mask: Tensor, logits: Tensor, stride: int) -> None:
@@ -120,7 +126,7 @@ def _fill_by_blocks(mask: Tensor, logits: Tensor, stride: int) -> None:
     Block (i, j) lies between the centres of cells (i - 1, j - 1) and (i, j). Beyond the edges cells are repeated:
     so there is a block more than cells on each axis, and the first ones begin half a cell before the image.
     """
-    weights = _block_weights(stride)
+    weights = block_weights(stride)
     before = (stride + 1) // 2  # pixels of the first blocks that lie beyond the image
     height, width = mask.shape
     blocks = -(-(height + before) // stride), -(-(width + before) // stride)
@@ -135,7 +141,7 @@ def _fill_by_blocks(mask: Tensor, logits: Tensor, stride: int) -> None:
         border = _differs(winners)
         # Whoever is no number is neither above nor below another one.
         if border.float().mean() > MOST_BORDERS or not cut.isfinite().all():
-            _fill_every_pixel(mask, logits, stride, rows.start, rows.stop)
+            fill_every_pixel(mask, logits, stride, rows.start, rows.stop, _first_maximum)
             continue
         filled = winners[:-1, :-1, None, None].expand(-1, -1, stride, stride).contiguous()
         table = cut.permute(1, 2, 0).contiguous()
@@ -161,7 +167,7 @@ def _phases(stride: int) -> Tensor:
     return (torch.arange(stride, dtype=torch.float64) + offset) / stride
 
 
-def _block_weights(stride: int) -> Tensor:
+def block_weights(stride: int) -> Tensor:
     """Weights of the four cells around a block for each of its pixels: 4 x stride**2, upper left cell first."""
     phases = _phases(stride)
     axis = torch.stack([1 - phases, phases])
@@ -175,7 +181,7 @@ def _border_blocks(table: Tensor, rows: Tensor, columns: Tensor, weights: Tensor
         table: h x w x C logits.
         rows: K x 2, of the cells above and below each block.
         columns: K x 2, of the cells left and right of it.
-        weights: From `_block_weights`.
+        weights: From `block_weights`.
 
     Returns:
         K x stride x stride int64 class indices.

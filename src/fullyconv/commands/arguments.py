@@ -25,10 +25,13 @@ __all__ = [
     "Json",
     "Memory",
     "Model",
+    "OnCluster",
     "Precision",
     "Split",
+    "Threads",
     "Tile",
     "ValueRange",
+    "Workers",
     "image_form",
     "measured_split",
 ]
@@ -87,6 +90,26 @@ Memory = Annotated[
 Tile = Annotated[
     int | None,
     typer.Option(min=1, metavar="PX", help="Cut images into tiles of this side instead of bands of rows."),
+]
+OnCluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster",
+        metavar="local|auto|ADDRESS",
+        help="Work by several processes: a Ray of this machine, one that runs, or that at an address.",
+        show_default="one process",
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes of the cluster.", show_default="one for each core")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Threads of each process, which the last bits depend on.",
+        show_default="every core; 1 with --cluster",
+    ),
 ]
 Precision = Annotated[str, typer.Option(help="Of the encoder: auto, float32 or bfloat16.")]
 

@@ -71,6 +71,8 @@ def serve(
     from fullyconv.memory import parsed_bytes
     from fullyconv.progress import Console
 
+    if engine == "auto":
+        raise UsageError("--engine auto compares on an image, and there is none yet", hint="name one: openvino")
     console = Console()
     allowed = None if memory is None else parsed_bytes(memory)
     opened = {

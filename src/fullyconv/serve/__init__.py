@@ -10,7 +10,6 @@ import asyncio
 import gc
 import ipaddress
 import socket
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -25,6 +24,7 @@ from fullyconv.predict import Predictor
 from fullyconv.progress import Progress, Silent
 from fullyconv.serve.app import create_app
 from fullyconv.serve.limits import Limits
+from fullyconv.serve.own_folder import own_folder
 from fullyconv.serve.protocol import Connection
 
 __all__ = ["Limits", "create_app", "http_server", "serve"]
@@ -71,10 +71,10 @@ def serve(
             f"{host} can be reached from other machines, so a token is needed",
             hint="put one into FULLYCONV_TOKEN or a file named by --token-file",
         )
-    with tempfile.TemporaryDirectory(prefix="fullyconv-serve-") as folder:
+    with own_folder() as folder:
         app = create_app(
             models,
-            Path(folder),
+            folder,
             limits=limits,
             hosts=hosts,
             token=token,

@@ -98,6 +98,13 @@ class OpenedImage:
             shape = (*self.size, form.channels)
             reserved(self.folder / "values", 4 * math.prod(shape))
             self.values = np.memmap(self.folder / "values", np.float32, "r+", shape=shape)
+        self._copy(path, form)
+        give_back_freed()  # PNG and JPEG are in memory whole until here
+        for level in range(1, len(self.image.sizes)):
+            self.image.halve(level)
+
+    def _copy(self, path: Path, form: ImageForm) -> None:
+        whole = self.image.level(0)
         with open_image(path, form) as source:
             for box in blocks(self.size):
                 if self.dropped:
@@ -105,14 +112,11 @@ class OpenedImage:
                 pixels = source.read(box)
                 if self.values is not None:
                     self.values[box.slices] = pixels
-                self.image.write(box, shown(pixels))
-        give_back_freed()
-        for level in range(1, len(self.image.levels)):
-            self.image.halve(level)
+                whole[box.slices] = shown(pixels)
 
     def read(self, box: Box) -> Pixels:
         """What the model reads of a part."""
-        held = self.image.levels[0] if self.values is None else self.values
+        held = self.image.level(0) if self.values is None else self.values
         return np.array(held[box.slices])
 
     def take(self, box: Box, mask: Mask, confidence: npt.NDArray[np.float32]) -> None:
@@ -128,7 +132,7 @@ class OpenedImage:
     def tile(self, layer: str, level: int, column: int, row: int) -> npt.NDArray[np.uint8] | None:
         """A tile of a layer; the mask is 255 and the confidence 0 where nothing is predicted yet."""
         pyramid = {"image": self.image, "mask": self.mask, "confidence": self.confidence}.get(layer)
-        if pyramid is None or not 0 <= level < len(pyramid.levels):
+        if pyramid is None or not 0 <= level < len(pyramid.sizes):
             return None
         done = -(-self.rows // 2**level) - row * TILE  # before it is read: what is written meanwhile is left out
         part = pyramid.tile(level, column, row)
@@ -155,7 +159,7 @@ class OpenedImage:
             "model": self.model,
             "height": self.size[0],
             "width": self.size[1],
-            "levels": len(self.image.levels),
+            "levels": len(self.image.sizes),
             "tile": TILE,
             "classes": classes,
             "done": self.done,
@@ -297,10 +301,10 @@ class Opened:
                 found = await work.compute(predictor.predict_with_confidence, image.read(whole))
                 await work.code(image.take, whole, *found)
             else:
-                parts = work.parts(image.model, predictor.confidence_parts(image.size, image.read))
+                parts = work.parts(image.model, predictor.measured_parts(image.size, image.read, ["confidence"]))
                 async with aclosing(parts):
-                    async for part in parts:
-                        await work.code(image.take, *part)
+                    async for box, mask, measured in parts:
+                        await work.code(image.take, box, mask, measured["confidence"])
             work.measures.pixels.inc(image.pixels)
         except FullyConvError as error:
             image.error = str(error)

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -94,21 +95,7 @@ def router(context: Context, opened: Opened) -> APIRouter:
     @routes.get("/{id}/download/{kind}", summary="Take something away", response_class=Response)
     async def download(id: str, kind: str) -> Response:
         """Give the `mask` as `fullyconv predict` writes it, the `overlay`, or the outlines as `geojson`."""
-        image = opened.get(id)
-        if kind not in DOWNLOADS:
-            raise HTTPException(404, f"there are {', '.join(DOWNLOADS)}, got {kind[:80]!r}")
-        if not image.done:
-            raise HTTPException(409, image.error or "the image is not predicted yet")
-        if kind == "geojson" and image.mask.levels[0].size > context.limits.pixels:
-            raise TooLargeError(
-                f"outlines are drawn of at most {context.limits.pixels} pixels",
-                hint="fullyconv predict --vectors has no such limit",
-            )
-        ending, media_type = DOWNLOADS[kind]
-        with context.work.place():
-            file, size = await context.work.code(_written, kind, image, ending)
-        headers = {"content-disposition": disposition(image.name, ending), "content-length": str(size)}
-        return StreamingResponse(_sent(file), headers=headers, media_type=media_type)
+        return await _downloaded(context, opened.get(id), kind)
 
     @routes.get("/{id}/{layer}/{level}/{place}", summary="A tile", response_class=Response)
     async def tile(id: str, layer: str, level: int, place: str) -> Response:
@@ -130,6 +117,25 @@ def router(context: Context, opened: Opened) -> APIRouter:
     return routes
 
 
+async def _downloaded(context: Context, image: OpenedImage, kind: str) -> Response:
+    if kind not in DOWNLOADS:
+        raise HTTPException(404, f"there are {', '.join(DOWNLOADS)}, got {kind[:80]!r}")
+    if not image.done:
+        raise HTTPException(409, image.error or "the image is not predicted yet")
+    pixels = math.prod(image.size)
+    if kind == "geojson" and pixels > context.limits.pixels:
+        raise TooLargeError(
+            f"outlines are drawn of at most {context.limits.pixels} pixels",
+            hint="fullyconv predict draws them of any that fits into memory",
+        )
+    ending, media_type = DOWNLOADS[kind]
+    held = 8 * pixels if kind == "geojson" else 0
+    with context.work.place(), context.work.hold(held):
+        file, size = await context.work.code(_written, kind, image, ending)
+    headers = {"content-disposition": disposition(image.name, ending), "content-length": str(size)}
+    return StreamingResponse(_sent(file), headers=headers, media_type=media_type)
+
+
 def disposition(name: str, ending: str) -> str:
     """The header that names a download after an image, without whatever a file system or a header may mind."""
     stem = re.sub(r"[^\w.-]+", "_", Path(name.replace("\\", "/")).stem).strip("._")[:80] or "image"
@@ -138,7 +144,10 @@ def disposition(name: str, ending: str) -> str:
 
 
 def _tile(image: OpenedImage, layer: str, level: int, column: int, row: int) -> bytes | None:
-    part = image.tile(layer, level, column, row)
+    try:
+        part = image.tile(layer, level, column, row)
+    except FileNotFoundError:  # it was closed meanwhile
+        return None
     if part is None:
         return None
     buffer = io.BytesIO()
@@ -156,9 +165,11 @@ def _written(kind: str, image: OpenedImage, ending: str) -> tuple[BinaryIO, int]
     try:
         _WRITERS[kind](image, path)
         file = path.open("rb")
-    except (OSError, FullyConvError) as error:
-        if image.dropped:
-            raise UnknownError("the image was closed", hint="open it again") from None
+    except Exception as error:
+        if image.dropped:  # and its folder with it
+            raise UnknownError("the image was closed meanwhile", hint="open it again") from None
+        if not isinstance(error, (OSError, FullyConvError)):
+            raise
         logging.getLogger(__name__).error("a download could not be written: %s", error)
         raise BusyError("the file could not be written", hint="try again later") from None
     finally:
@@ -175,19 +186,20 @@ def _sent(file: BinaryIO) -> Iterator[bytes]:
 
 def _write_mask(image: OpenedImage, path: Path) -> None:
     spool = path.with_suffix(".values")
-    reserved(spool, image.mask.levels[0].size)
+    mask = image.mask.level(0)
+    reserved(spool, mask.size)
     try:
         values = np.memmap(spool, np.uint8, "r+", shape=image.size)
         for box in blocks(image.size):
-            values[box.slices] = image.table.encode(image.mask.levels[0][box.slices])
+            values[box.slices] = image.table.encode(mask[box.slices])
         write_mask(path, values, image.table.color_by_value)
     finally:
         spool.unlink()
 
 
 def _write_overlay(image: OpenedImage, path: Path) -> None:
-    pixels: Image = image.image.levels[0]
-    mask: Mask = image.mask.levels[0]
+    pixels: Image = image.image.level(0)
+    mask: Mask = image.mask.level(0)
     if mask.size > LARGE:
         look = Reduced(image.size)
         for box in blocks(image.size):
@@ -199,7 +211,7 @@ def _write_overlay(image: OpenedImage, path: Path) -> None:
 
 
 def _write_geojson(image: OpenedImage, path: Path) -> None:
-    path.write_text(json.dumps(geojson(np.array(image.mask.levels[0]), image.table)), encoding="utf-8")
+    path.write_text(json.dumps(geojson(np.array(image.mask.level(0)), image.table)), encoding="utf-8")
 
 
 _WRITERS: dict[str, Callable[[OpenedImage, Path], None]] = {

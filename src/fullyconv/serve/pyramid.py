@@ -25,40 +25,46 @@ BLOCK = 2048
 class Pyramid:
     """A file with an image or mask and its halves, down to one tile.
 
+    It is open only while something is read or written: many images would be too many open files.
+
     Args:
         path: The file to make.
         size: (height, width) in pixels.
         channels: 3 for RGB, 1 for masks.
+
+    Attributes:
+        sizes: (height, width) of each level.
 
     Raises:
         BusyError: The disk is full.
     """
 
     def __init__(self, path: Path, size: Size, channels: int = 1) -> None:
-        sizes = level_sizes(size)
-        starts = np.cumsum([0, *(math.prod(one) * channels for one in sizes)]).tolist()
-        reserved(path, starts[-1])
-        more = (channels,) if channels > 1 else ()
-        self.levels = [
-            np.memmap(path, np.uint8, "r+", start, (*one, *more))
-            for start, one in zip(starts[:-1], sizes, strict=True)
-        ]
+        self.sizes = level_sizes(size)
+        self._path = path
+        self._more = (channels,) if channels > 1 else ()
+        self._starts = np.cumsum([0, *(math.prod(one) * channels for one in self.sizes)]).tolist()
+        reserved(path, self._starts[-1])
 
-    def write(self, box: Box, values: npt.NDArray[np.uint8]) -> None:
-        """Write a part of the largest level."""
-        self.levels[0][box.slices] = values
+    def level(self, number: int) -> npt.NDArray[np.uint8]:
+        """A level, mapped: what is written to it is in the file.
+
+        Raises:
+            OSError: The file is gone.
+        """
+        return np.memmap(self._path, np.uint8, "r+", self._starts[number], (*self.sizes[number], *self._more))
 
     def halve(self, level: int) -> None:
         """Fill a level with the averages of four pixels of the larger one."""
-        larger, smaller = self.levels[level - 1], self.levels[level]
+        larger, smaller = self.level(level - 1), self.level(level)
         for box in blocks((smaller.shape[0], smaller.shape[1]), BLOCK // 2):
             block = larger[2 * box.top : 2 * box.bottom, 2 * box.left : 2 * box.right]
             smaller[box.slices] = np.asarray(PillowImage.fromarray(np.ascontiguousarray(block)).reduce(2))
 
     def write_all(self, box: Box, values: npt.NDArray[np.uint8]) -> None:
         """Write a part of every level: of smaller ones every second pixel of the larger one, for class indices."""
-        for number, level in enumerate(self.levels):
-            step = 2**number
+        for number in range(len(self.sizes)):
+            level, step = self.level(number), 2**number
             top, left = -(-box.top // step), -(-box.left // step)
             part = values[top * step - box.top :: step, left * step - box.left :: step]
             level[top : top + part.shape[0], left : left + part.shape[1]] = part
@@ -67,7 +73,7 @@ class Pyramid:
         """A tile of a level, smaller at the right and lower edge; None where there is none."""
         if column < 0 or row < 0:
             return None
-        part = self.levels[level][row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
+        part = self.level(level)[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE]
         return np.array(part) if part.size else None
 
 

@@ -185,9 +185,9 @@ class Work:
         if math.prod(size) <= FREE_PIXELS:
             return await self.compute(predictor.predict_with_confidence, pixels)
         mask, confidence = np.empty(size, np.uint8), np.empty(size, np.float32)
-        parts = predictor.confidence_parts(size, lambda box: pixels[box.slices])
-        async for box, part, sure in self.parts(model, parts):
-            mask[box.slices], confidence[box.slices] = part, sure
+        parts = predictor.measured_parts(size, lambda box: pixels[box.slices], ["confidence"])
+        async for box, part, measured in self.parts(model, parts):
+            mask[box.slices], confidence[box.slices] = part, measured["confidence"]
         return mask, confidence
 
     async def parts(self, model: str, parts: Iterator[_Result]) -> AsyncGenerator[_Result, None]:

@@ -1,6 +1,6 @@
 /** The page: puts the parts together. */
 
-import { askJson, connection } from "./service.js";
+import { askJson, connection, pause } from "./service.js";
 import { Pictures } from "./pictures.js";
 import { Viewer } from "./viewer.js";
 import { Legend, colorOf, percent } from "./legend.js";
@@ -10,7 +10,7 @@ const $ = (id) => document.getElementById(id);
 const pictures = new Pictures();
 const legend = new Legend($("legend").querySelector("ul"));
 const stage = $("stage");
-const viewer = new Viewer(stage, $("viewer"), $("overlay"), () => showHover());
+const viewer = new Viewer(stage, $("viewer"), $("overlay"), () => showHover(), (picture) => pictures.check(picture));
 new Strip($("strip").querySelector("ul"), pictures);
 
 let models = [];
@@ -21,12 +21,14 @@ let off = false;
 
 // ---- what comes in ----
 
-for (const id of ["file", "first-file", "photo"]) {
-  $(id).addEventListener("change", (event) => {
-    pictures.add(event.target.files);
-    event.target.value = "";
-  });
+const fields = [$("file"), $("first-file"), $("photo")];
+
+function take(field) {
+  pictures.add(field.files);
+  field.value = "";
 }
+
+for (const field of fields) field.addEventListener("change", () => take(field));
 
 document.addEventListener("paste", (event) => {
   const files = [...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/"));
@@ -243,19 +245,29 @@ divider.addEventListener("keydown", (event) => {
 
 // ---- what is under the pointer ----
 
-stage.addEventListener("pointermove", (event) => {
+function pointAt(event) {
   pointer = [event.clientX, event.clientY];
+  $("cross").hidden = true;
   showHover();
-});
-stage.addEventListener("pointerdown", (event) => {
-  pointer = [event.clientX, event.clientY];
-  showHover();
-});
+}
+
+stage.addEventListener("pointermove", pointAt);
+stage.addEventListener("pointerdown", pointAt);
 stage.addEventListener("pointerleave", (event) => {
-  if (event.pointerType !== "mouse") return;
+  if (event.pointerType !== "mouse" || !$("cross").hidden) return;
   pointer = null;
   showHover();
 });
+
+/** Point at the centre, for who has no pointer, and say what is there. */
+async function lookAtCentre() {
+  const { left, top, width, height } = stage.getBoundingClientRect();
+  pointer = [left + width / 2, top + height / 2];
+  $("cross").hidden = false;
+  showHover();
+  await pause(400); // the confidence may be on its way
+  say($("hover").hidden ? "The centre is outside of the image." : [...$("hover").children].map((part) => part.textContent).join(" "));
+}
 
 function showHover() {
   const hover = $("hover");
@@ -303,6 +315,7 @@ const KEYS = {
   ArrowRight: () => viewer.panBy(STEP, 0),
   ArrowUp: () => viewer.panBy(0, -STEP),
   ArrowDown: () => viewer.panBy(0, STEP),
+  c: lookAtCentre,
   o: () => {
     off = !off;
     showOpacity();
@@ -359,9 +372,8 @@ async function begin() {
     return; // tried again when it is back
   }
   models = about.models;
-  pictures.mostBytes = about.body_bytes;
   const names = models.map(({ name }) => name);
-  if (!names.includes(pictures.model)) pictures.model = names[0];
+  pictures.begin(names, about.body_bytes);
   $("model").replaceChildren(...names.map((name) => new Option(name, name, false, name === pictures.model)));
   $("model-label").classList.toggle("one", names.length < 2);
   showExamples();
@@ -373,4 +385,5 @@ addEventListener("pagehide", (event) => {
 
 $("camera").hidden = !matchMedia("(pointer: coarse)").matches;
 showOpacity();
+fields.forEach(take); // what was chosen while this was loaded
 begin();

@@ -9,10 +9,9 @@ const FORM_BYTES = 4096;
 
 /** States: waiting, sending, reading, predicting, done, failed. */
 class Picture {
-  constructor(file, model) {
+  constructor(file) {
     this.file = file;
     this.name = file.name || "pasted image";
-    this.model = model;
     this.revivals = 0;
     this.breaks = 0;
     this.wait();
@@ -44,8 +43,15 @@ export class Pictures extends EventTarget {
     connection.addEventListener("back", () => this.#comeBack());
   }
 
+  /** Begin to send, once it is known which models there are, and how long a request may be. */
+  begin(models, mostBytes) {
+    if (!models.includes(this.model)) this.model = models[0];
+    this.mostBytes = mostBytes;
+    this.#send();
+  }
+
   add(files) {
-    const added = [...files].map((file) => new Picture(file, this.model));
+    const added = [...files].map((file) => new Picture(file));
     if (!added.length) return;
     this.all.push(...added);
     this.dispatchEvent(new Event("list"));
@@ -90,7 +96,6 @@ export class Pictures extends EventTarget {
     for (const picture of this.all) {
       picture.uploading.abort();
       if (picture.info) ask(`/images/${picture.info.id}`, { method: "DELETE" }).catch(() => {});
-      picture.model = model;
       picture.wait();
       this.#changed(picture);
     }
@@ -111,7 +116,7 @@ export class Pictures extends EventTarget {
 
   /** Send what waits, one after the other, what is looked at first. */
   async #send() {
-    if (this.busy) return;
+    if (this.busy || !this.model) return;
     this.busy = true;
     for (;;) {
       const waiting = this.all.filter((picture) => picture.state === "waiting");
@@ -136,7 +141,7 @@ export class Pictures extends EventTarget {
     try {
       const info = await upload(
         picture.file,
-        picture.model,
+        this.model,
         (share) => {
           picture.sent = share;
           picture.state = share < 1 ? "sending" : "reading";
@@ -213,6 +218,11 @@ export class Pictures extends EventTarget {
       await pause(POLL_MILLISECONDS);
     }
     this.polling = false;
+  }
+
+  /** See whether the service still has an image; if not, it is sent again. */
+  check(picture) {
+    if (picture.info && picture.state !== "failed") this.#look(picture);
   }
 
   /** Ask for the state of an image; false where the service is away. One that it does not know is sent again. */

@@ -75,6 +75,12 @@ function failureOf(status, text, retryAfter) {
   return new Failure(message, status, Number(retryAfter) || 0);
 }
 
+/** Resolves when the service can be reached, as far as is known. */
+export function reachable() {
+  if (!lost) return Promise.resolve();
+  return new Promise((resolve) => connection.addEventListener("back", resolve, { once: true }));
+}
+
 async function lose() {
   if (lost) return;
   lost = true;

@@ -6,13 +6,14 @@ import { decodeGrey } from "./png.js";
 const AT_ONCE = 6;
 
 export class Tiles {
-  /** `changed` is called when a tile has come. `most` tiles are kept. */
-  constructor(picture, layer, most, changed) {
+  /** `changed` is called when a tile has come, `missing` when the service has none. `most` tiles are kept. */
+  constructor(picture, layer, most, changed, missing) {
     this.picture = picture;
     this.info = picture.info;
     this.layer = layer;
     this.most = most;
     this.changed = changed;
+    this.missing = missing;
     this.held = new Map();
     this.wanted = new Map();
     this.running = 0;
@@ -89,8 +90,9 @@ export class Tiles {
       const response = await ask(`/images/${this.info.id}/${this.layer}/${key}`, { signal: this.closed.signal });
       Object.assign(tile, await decodeGrey(await response.arrayBuffer()), { palette: null });
       tile.rows = Math.min(rows, tile.height);
-    } catch {
+    } catch (error) {
       if (!tile.values) this.held.delete(key);
+      if (error.status === 404) this.missing();
     }
     tile.loading = false;
     this.running -= 1;

@@ -1,5 +1,6 @@
 /** The image by OpenSeadragon, and the mask over it on a canvas of our own. */
 
+import { pause, reachable } from "./service.js";
 import { Tiles, painted, paletteOf } from "./tiles.js";
 
 const KEPT_TILES = matchMedia("(pointer: coarse)").matches ? 64 : 160;
@@ -10,11 +11,12 @@ found.setAttribute("data-openseadragon-mobile-css", "");
 document.head.append(found);
 
 export class Viewer {
-  /** `moved` is called when what is under the pointer may have changed. */
-  constructor(stage, element, canvas, moved) {
+  /** `moved` is called when what is under the pointer may have changed, `missing` when a picture has no tiles. */
+  constructor(stage, element, canvas, moved, missing) {
     this.stage = stage;
     this.canvas = canvas;
     this.moved = moved;
+    this.missing = missing;
     this.picture = null;
     this.id = null;
     this.hidden = new Set();
@@ -28,6 +30,7 @@ export class Viewer {
       drawer: "canvas",
       showNavigationControl: false,
       showNavigator: false,
+      tabIndex: -1, // the stage around it has the focus and the keys
       animationTime: still ? 0 : 0.35,
       springStiffness: 10,
       immediateRender: true,
@@ -45,6 +48,7 @@ export class Viewer {
     for (const name of ["update-viewport", "animation", "open", "resize", "tile-drawn"]) {
       this.osd.addHandler(name, () => this.redraw());
     }
+    this.osd.addHandler("tile-load-failed", () => this.#tryAgain());
     this.osd.addHandler("zoom", () => this.#smoothen());
     this.osd.addHandler("open", () => {
       // The stage may have been hidden, and without a size, when the viewer was made.
@@ -72,9 +76,24 @@ export class Viewer {
       this.redraw();
       return;
     }
-    this.mask = new Tiles(picture, "mask", KEPT_TILES, () => this.redraw());
-    this.confidence = new Tiles(picture, "confidence", 24, () => this.moved());
+    this.mask = new Tiles(picture, "mask", KEPT_TILES, () => this.redraw(), () => this.missing(picture));
+    this.confidence = new Tiles(picture, "confidence", 24, () => this.moved(), () => this.missing(picture));
     this.osd.open(sourceOf(info));
+  }
+
+  /** OpenSeadragon does not ask twice for a tile: open the image anew, when the service answers, at the same place. */
+  async #tryAgain() {
+    const { id, picture } = this;
+    if (!picture || this.again === id) return;
+    this.again = id;
+    this.missing(picture);
+    await pause(1000);
+    await reachable();
+    this.again = null;
+    if (this.id !== id) return;
+    const bounds = this.osd.viewport.getBounds();
+    this.osd.addOnceHandler("open", () => this.osd.viewport.fitBounds(bounds, true));
+    this.osd.open(sourceOf(picture.info));
   }
 
   /** Which classes are not shown. */

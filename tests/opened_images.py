@@ -1,54 +1,34 @@
-"""A service for tests: small models, and a client that waits for predictions."""
+"""Images that are opened at a service within this process, and predictors that wait to be told to go on."""
 
 import io
 import time
 
 import numpy as np
-import torch
 from PIL import Image
+from service import TABLE, png
 from starlette.testclient import TestClient
 
-from fullyconv.class_table import ClassEntry, ClassTable
 from fullyconv.image_form import RGB
-from fullyconv.model import FCN
-from fullyconv.predict import Predictor
 from fullyconv.serve import Limits, create_app
-
-TABLE = ClassTable(
-    (
-        ClassEntry("ground", 10, (8, 8, 8)),
-        ClassEntry("leaf", 20, (0, 200, 80)),
-        ClassEntry("stone", 30, (240, 60, 60)),
-    )
-)
-
-
-def small_predictor(table=TABLE):
-    """A predictor whose decoder has random weights."""
-    torch.manual_seed(1)
-    model = FCN.build(table, decoder="practical", stride=8, hidden=4)
-    torch.nn.init.normal_(model.decoder.score.weight)
-    return Predictor(model)
+from fullyconv.tiles import Box
 
 
 class Halting:
-    """A predictor that stops before each row of its mask until `go` is released; row i is class i % 3."""
+    """A predictor that stops before each 512 rows of a large mask until `go` is released: class 0, 1, 2, 0, ..."""
 
     class_table = TABLE
 
-    def __init__(self, go, form=RGB):
-        self.go, self.image_form = go, form
+    def __init__(self, go, form=RGB, patience=20):
+        self.go, self.image_form, self.patience = go, form, patience
         self.seen = []
 
-    def confidence_parts(self, size, read):
-        from fullyconv.tiles import Box
-
+    def measured_parts(self, size, read, measures):
         for top in range(0, size[0], 512):
-            self.go.acquire(timeout=20)
+            self.go.acquire(timeout=self.patience)
             box = Box(top, 0, min(top + 512, size[0]), size[1])
             self.seen.append(read(box))
             classes = np.full(box.size, top // 512 % 3, np.uint8)
-            yield box, classes, np.ones(box.size, np.float32)
+            yield box, classes, {"confidence": np.ones(box.size, np.float32)}
 
     def predict_with_confidence(self, pixels):
         self.seen.append(pixels)
@@ -59,13 +39,6 @@ def client(folder, models, **limits):
     """A client of a service, to be used in a `with` block."""
     app = create_app(models, folder, limits=Limits(**limits))
     return TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
-
-
-def png(pixels, kind="PNG"):
-    """The bytes of a file with an image."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind)
-    return buffer.getvalue()
 
 
 def noise(height, width, seed=0):

@@ -1,0 +1,39 @@
+"""Batches of work for the workers of a cluster."""
+
+import sys
+
+import pytest
+
+from fullyconv.distribute import LARGEST_BATCH, batches_of, opened_cluster
+from fullyconv.errors import UsageError
+from fullyconv.progress import Silent
+
+
+@pytest.mark.parametrize(("count", "workers", "size"), [(3, 2, 1), (2000, 2, 20), (10**5, 4, LARGEST_BATCH)])
+def test_every_item_is_in_one_batch_and_the_work_can_be_shared(count, workers, size):
+    items = [{"key": str(number)} for number in range(count)]
+    batches = batches_of(items, workers, lambda item: False)
+    assert [item for batch in batches for item in batch.items] == items
+    assert len(batches[0].items) == size
+    assert len({batch.id for batch in batches}) == len(batches)
+
+
+def test_what_takes_long_comes_first_and_alone():
+    items = [{"key": str(number)} for number in range(1000)]
+    batches = batches_of(items, 1, lambda item: item["key"] in ("7", "900"))
+    assert [[item["key"] for item in batch.items] for batch in batches[:3]] == [
+        ["7"],
+        ["900"],
+        [str(number) for number in range(21) if number != 7],
+    ]
+
+
+def test_without_ray_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_BACKEND_LOG_LEVEL"):
+        monkeypatch.setenv(name, "0")
+    with (
+        pytest.raises(UsageError, match=r'needs Ray.*pip install "fullyconv\[ray\]"'),
+        opened_cluster("local", Silent()),
+    ):
+        pass
