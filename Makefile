@@ -26,7 +26,7 @@ check: .venv/.dev  ## format, lint, types, import order
 bench: .venv/.dev  ## every benchmark, one after the other
 	@for benchmark in $(BENCHMARKS); do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
 
-faults: .venv/.dev  ## kill, cut, flip, fill the disk: a table of tries and failures, in about half an hour
+faults: .venv/.dev  ## kill, cut, flip, fill the disk: a table of tries and failures, in about an hour
 	$(BIN)/python faults/run.py
 
 docs: .venv/.dev  ## the documentation, in docs/_build/html

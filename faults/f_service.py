@@ -1,6 +1,7 @@
 """F6 to F15: what the service must never do: open, run, fetch, tell or mix up what is not asked for."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -117,11 +118,9 @@ def _polyglots() -> list[tuple[str, bytes]]:
     """Files that are an image and a page, or a page that is called an image."""
     words = PngImagePlugin.PngInfo()
     words.add_text("Comment", SCRIPT)
-    path = Path("polyglot.png")
-    with contextlib.ExitStack() as stack:
-        stack.callback(path.unlink, missing_ok=True)
-        Image.fromarray(pixels()).save(path, pnginfo=words)
-        both = path.read_bytes() + SCRIPT.encode()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels()).save(buffer, "PNG", pnginfo=words)
+    both = buffer.getvalue() + SCRIPT.encode()
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" onload="document.title=\'pwned\'">{SCRIPT}</svg>'.encode()
     names = (
         "a.html",
@@ -135,17 +134,12 @@ def _polyglots() -> list[tuple[str, bytes]]:
 
 def pages_in_images(folder: Path, tries: int) -> Iterator[bool]:
     """F7: pages in images and names: never given back, strict headers on every answer, no script runs."""
-    os.chdir(folder)
     answers: list[bytes] = []
     with serving(folder) as served:
         seen = ["/", "/docs", f"/{quote(SCRIPT)}", f"/v2/models/{quote(SCRIPT)}", "/v2/models/a", "/openapi.json"]
         for name, content in _polyglots()[:tries]:
             safe = name.replace("\r\n", "%0D%0A").replace('"', "%22")
-            answers += [
-                served.says(one(kind, content, safe))
-                for one in (form,)
-                for kind in ("/predict?format=json", "/images")
-            ]
+            answers += [served.says(form(path, content, safe)) for path in ("/predict?format=json", "/images")]
             answers += [
                 served.says(form("/predict", content, format=SCRIPT)),
                 served.says(infer([content], id=SCRIPT)),
@@ -239,7 +233,7 @@ def addresses(folder: Path, tries: int) -> Iterator[bool]:
     made = log.read_text(errors="replace").splitlines()[start:]
     outside = [line for line in made if "connect(" in line and "AF_UNIX" not in line]
     print(f"  F8: {len(outside)} connections were made")
-    yield start > 0 and not outside
+    yield bool(made) and not outside
 
 
 def foreign_pages(folder: Path, tries: int) -> Iterator[bool]:

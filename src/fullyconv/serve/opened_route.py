@@ -165,9 +165,11 @@ def _written(kind: str, image: OpenedImage, ending: str) -> tuple[BinaryIO, int]
     try:
         _WRITERS[kind](image, path)
         file = path.open("rb")
-    except (OSError, FullyConvError) as error:
-        if image.dropped:
-            raise UnknownError("the image was closed", hint="open it again") from None
+    except Exception as error:
+        if image.dropped:  # and its folder with it
+            raise UnknownError("the image was closed meanwhile", hint="open it again") from None
+        if not isinstance(error, (OSError, FullyConvError)):
+            raise
         logging.getLogger(__name__).error("a download could not be written: %s", error)
         raise BusyError("the file could not be written", hint="try again later") from None
     finally:
