@@ -42,6 +42,9 @@ does itself: workers that asked for whole ones would wait for it, and it for the
 OBJECTS = 100 * 2**20
 """Bytes of shared memory for a Ray of its own; only names pass through it."""
 
+OURS = "ray-of-fullyconv"
+"""A file in folders that we made for Ray: others may have names like theirs."""
+
 INIT_DEATHS = 1000
 """Workers in a row that may die while they load the model, before Ray Data gives up."""
 
@@ -121,6 +124,7 @@ def opened_cluster(address: str, progress: Progress) -> Iterator[Cluster]:
     place = tempfile.TemporaryDirectory(prefix=f"fc-{os.getpid()}-", ignore_cleanup_errors=True)
     # What Ray says of each worker that is killed goes to standard output, which is for results.
     with place as folder, contextlib.redirect_stdout(io.StringIO()):
+        Path(folder, OURS).touch()
         if address == "auto":
             address = os.environ.get("RAY_ADDRESS", "local")
         own = address == "local"
@@ -153,10 +157,10 @@ def opened_cluster(address: str, progress: Progress) -> Iterator[Cluster]:
 
 def _remove_remains() -> None:
     """Remove what Ray has left of drivers that were killed."""
-    for path in Path(tempfile.gettempdir()).glob("fc-*-*"):
-        pid = path.name.split("-")[1]
+    for mark in Path(tempfile.gettempdir()).glob(f"fc-*-*/{OURS}"):
+        pid = mark.parent.name.split("-")[1]
         if pid.isdecimal() and process_start(int(pid)) is None:
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(mark.parent, ignore_errors=True)
 
 
 def _ray(own: bool) -> Any:
