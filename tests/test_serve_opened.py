@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from fastapi.responses import StreamingResponse
 from opened_images import Halting, client, noise, opened, settled, tile
 from PIL import Image
 from service import TABLE, make_predictor, png
@@ -87,6 +88,17 @@ def test_downloads_are_what_the_command_line_writes(service, predictor, tmp_path
     answer = service.get(f"/images/{state['id']}/download/geojson")
     assert answer.json() == json.loads(json.dumps(geojson(predictor.predict(pixels), TABLE)))
     assert service.get(f"/images/{state['id']}/download/pickle").status_code == 404
+
+
+def test_a_download_that_nobody_takes_is_gone(predictor, tmp_path, monkeypatch):
+    async def hung_up(answer, send):
+        raise OSError
+
+    with client(tmp_path, {"a": predictor}) as service:
+        state = settled(service, opened(service, noise(64, 80)))
+        monkeypatch.setattr(StreamingResponse, "stream_response", hung_up)
+        assert service.get(f"/images/{state['id']}/download/mask").status_code == 500
+        assert {path.name for path in (tmp_path / state["id"]).iterdir()} == {"image", "mask", "confidence"}
 
 
 def test_of_a_large_image_the_overlay_is_small_and_outlines_have_a_limit(predictor, tmp_path, monkeypatch):

@@ -2,17 +2,19 @@
 
 import io
 import json
+import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from PIL import Image as PillowImage
+from starlette.types import Receive, Scope, Send
 
 from fullyconv.images import write_mask
 from fullyconv.pictures import overlay, save_picture, with_legend
@@ -119,7 +121,7 @@ async def _downloaded(context: Context, image: OpenedImage, kind: str) -> Respon
     if kind == "geojson" and image.mask.levels[0].size > context.limits.pixels:
         raise TooLargeError(
             f"outlines are drawn of at most {context.limits.pixels} pixels",
-            hint="fullyconv predict --vectors has no such limit",
+            hint="fullyconv predict --geojson has no such limit",
         )
     ending, media_type = DOWNLOADS[kind]
     held = 8 * image.mask.levels[0].size if kind == "geojson" else 0
@@ -127,15 +129,30 @@ async def _downloaded(context: Context, image: OpenedImage, kind: str) -> Respon
         path = image.folder / f"{secrets.token_hex(8)}{ending}"
         try:
             await context.work.code(_WRITERS[kind], image, path)
+            file = path.open("rb")
+            path.unlink()  # the rest is up to the reader, who may be gone
         except Exception:
             if image.dropped:  # and its folder with it
                 raise HTTPException(404, "the image was closed meanwhile") from None
             raise
     headers = {
         "content-disposition": disposition(image.name, ending),
-        "content-length": str(path.stat().st_size),
+        "content-length": str(os.fstat(file.fileno()).st_size),
     }
-    return StreamingResponse(_sent(path), headers=headers, media_type=media_type)
+    return _Sent(file, headers, media_type)
+
+
+class _Sent(StreamingResponse):
+    """The bytes of a file, which is closed when they are sent, or when nobody takes them any more."""
+
+    def __init__(self, file: BinaryIO, headers: Mapping[str, str], media_type: str) -> None:
+        super().__init__(iter(lambda: file.read(SENT), b""), headers=headers, media_type=media_type)
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        with self._file:
+            await super().__call__(scope, receive, send)
 
 
 def disposition(name: str, ending: str) -> str:
@@ -156,14 +173,6 @@ def _tile(image: OpenedImage, layer: str, level: int, column: int, row: int) -> 
     else:
         picture.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
-
-
-def _sent(path: Path) -> Iterator[bytes]:
-    """The bytes of a file that is gone when they are sent, or when nobody takes them any more."""
-    with path.open("rb") as file:
-        path.unlink()
-        while part := file.read(SENT):
-            yield part
 
 
 def _write_mask(image: OpenedImage, path: Path) -> None:
