@@ -42,6 +42,7 @@ FORMS = {
     "no file": (part("image", b"x", file=None) + END, 400),
     "two files": (part("image", IMAGE) + part("image", IMAGE) + END, 400),
     "1,001 fields": (b"".join(part(f"f{i}", b"x", file=None) for i in range(1001)) + part("i", IMAGE) + END, 400),
+    "1,001 fields of a name": (part("f", b"x", file=None) * 1001 + part("i", IMAGE) + END, 400),
     "1,001 files": (part("image", b"x") * 1001 + END, 400),
     "a field of 2 MB": (part("field", b"x" * 2_000_000, file=None) + part("image", IMAGE) + END, 400),
     "line ends alone": (part("image", CRLF * 500_000) + END, 400),

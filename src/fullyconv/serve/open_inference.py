@@ -124,14 +124,13 @@ async def _infer(context: Context, name: str, request: Request) -> Response:
         body = await held.enter_async_context(body_of(request, context))
         head, tail = await work.code(_understood, body, request.headers.get(LENGTH_HEADER))
         given = await work.code(_given, head.inputs[0], tail, predictor)
-        images = [
-            await held.enter_async_context(decoded_bytes(image, predictor.image_form, context))
-            if isinstance(image, bytes)
-            else image
-            for image in given
-        ]
-        if sum(math.prod(image.shape[:2]) for image in images) > context.limits.pixels:
-            raise TooLargeError(f"expected at most {context.limits.pixels} pixels in a request, got more")
+        images: list[Pixels] = []
+        for image in given:
+            if isinstance(image, bytes):
+                image = await held.enter_async_context(decoded_bytes(image, predictor.image_form, context))
+            images.append(image)
+            if sum(math.prod(one.shape[:2]) for one in images) > context.limits.pixels:
+                raise TooLargeError(f"expected at most {context.limits.pixels} pixels in a request, got more")
         masks = await unless_gone(request, asyncio.gather(*(work.mask(name, image) for image in images)))
         probabilities: list[npt.NDArray[np.float32]] = []
         if any(output.name == "probabilities" for output in head.outputs):

@@ -42,8 +42,12 @@ PARSED = 2**16
 """Bytes of a form that are read before others take their turn."""
 
 
+MOST_VALUES = 4_000_000
+"""Of a body of JSON: nothing else is answered while it is parsed, and values take up to thirty times its bytes."""
+
+
 class TooLargeError(FullyConvError):
-    """More pixels than are taken."""
+    """More than is taken."""
 
 
 class UnsupportedError(FullyConvError):
@@ -183,8 +187,11 @@ def json_of(body: bytes, kind: type[_Model]) -> _Model:
     """Understand a body of JSON.
 
     Raises:
+        TooLargeError: It has too many values.
         UsageError: It is none, or another one.
     """
+    if sum(body.count(sign) for sign in b",[{") > MOST_VALUES:
+        raise TooLargeError(f"expected JSON of at most {MOST_VALUES} values, got more", hint="send binary data")
     try:
         return kind.model_validate(json.loads(body, parse_constant=_no_number))
     except ValidationError as error:
