@@ -84,6 +84,9 @@ def test_without_a_configuration_all_but_the_background_is_labelled(client):
         ("/data/local-files/?d=../secret.png", "not in the folder of images"),
         ("/data/local-files/?d=link.png", "not in the folder of images"),
         ("/etc/passwd.png", "not in the folder of images"),
+        ("a" * 300 + ".png", "not in the folder of images"),  # longer than a disk takes
+        ("a/" * 100_000 + "a.png", "not in the folder of images"),
+        ("http://[x/a.png", "not in the folder of images"),
         ("data:image/png;base64,%%%", "followed by base64"),
         ("data:image/png;base64,AAAA", "the image: expected an image, got 3 bytes that are none"),
         (7, "not in the folder of images"),

@@ -116,26 +116,34 @@ def test_memory_is_held_together_but_one_may_have_more(predictor):
     run({"m": predictor}, use, held_bytes=100)
 
 
-def test_a_large_image_is_computed_by_parts_and_small_ones_between(predictor, monkeypatch):
+@pytest.mark.parametrize("measured", [False, True])
+def test_a_large_image_is_computed_by_parts_and_small_ones_between(predictor, monkeypatch, measured):
     large, small = make_pixels(96, 64), make_pixels(24, 24)
     monkeypatch.setattr(work_module, "FREE_PIXELS", 1000)
-    whole, order = predictor.predict(large), []
+    (whole, confidence), order = predictor.predict_with_confidence(large), []
 
     class Cut:
         def mask_parts(self, size, read):
+            return ((box, part) for box, part, _ in self.measured_parts(size, read, []))
+
+        def measured_parts(self, size, read, measures):
             for top in range(0, 96, 32):
                 time.sleep(0.02)
                 order.append("part")
-                yield Box(top, 0, top + 32, 64), whole[top : top + 32]
+                rows = slice(top, top + 32)
+                yield Box(top, 0, top + 32, 64), whole[rows], {"confidence": confidence[rows]}
 
         def predict_batch(self, images):
             order.append("small")
             return predictor.predict_batch(images)
 
     async def use(work):
-        found, _ = await asyncio.gather(work.mask("m", large), work.mask("m", small))
+        predict = work.mask_with_confidence if measured else work.mask
+        found, _ = await asyncio.gather(predict("m", large), work.mask("m", small))
         return found
 
-    assert np.array_equal(run({"m": Cut()}, use), whole)
+    found = run({"m": Cut()}, use)
+    assert np.array_equal(found[0] if measured else found, whole)
+    assert not measured or np.array_equal(found[1], confidence)
     assert order.index("small") < len(order) - 1
     assert order.count("part") == 3

@@ -9,6 +9,7 @@ import base64
 import binascii
 import secrets
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -30,6 +31,9 @@ __all__ = ["answer", "router"]
 
 MOST_TASKS = 64
 """Of a request."""
+
+LONGEST_NAME = 1000
+"""Signs of the name of an image, with its folders."""
 
 MOST_XML = 2**18
 """Characters of a labelling configuration."""
@@ -72,8 +76,8 @@ async def answer(context: Context, request: Request, model: str | None) -> dict[
         asked = await work.code(json_of, body, _Tasks)
     names, labels = _brush(asked.label_config)
     for number, task in enumerate(asked.tasks):
-        async with _pixels(task, f"task {number}", context, predictor.image_form) as pixels:
-            found = await unless_gone(request, work.compute(predictor.predict_with_confidence, pixels))
+        async with await _pixels(task, f"task {number}", context, predictor.image_form) as pixels:
+            found = await unless_gone(request, work.mask_with_confidence(name, pixels))
         regions = await work.code(_regions, *found, predictor.class_table, names, labels)
         results.append({"result": regions, "score": float(found[1].mean()), "model_version": name})
     return {"results": results}
@@ -95,7 +99,7 @@ def _brush(configuration: str | None) -> tuple[tuple[str, str], frozenset[str] |
     return (brush.get("name", "label"), brush.get("toName", "image")), labels
 
 
-def _pixels(
+async def _pixels(
     task: dict[str, Any], where: str, context: Context, form: ImageForm
 ) -> AbstractAsyncContextManager[Pixels]:
     """The image of a task: one inside it, or one of the folder by its name."""
@@ -104,20 +108,26 @@ def _pixels(
         raise UsageError(f"{where}: expected data, got none")
     for text in data.values():
         if isinstance(text, str) and text.startswith("data:image/"):
-            return decoded_bytes(_file(text, where), form, context)
+            return decoded_bytes(await context.work.code(_file, text, where), form, context)
     folder = context.label_studio_images
     if folder is None:
         raise DataError(
             f"{where}: expected an image in the task, as data:image/png;base64,...",
             hint="or start the service with --label-studio-images DIR, where images are found by their names",
         )
+    return decoded(await context.work.code(_found, folder, data, where), form, context)
+
+
+def _found(folder: Path, data: dict[str, Any], where: str) -> Path:
+    """The image of a task in the folder."""
+    names = {key: text for key, text in data.items() if isinstance(text, str) and len(text) <= LONGEST_NAME}
     try:
-        path = image_of_task(folder, data, where)
-    except DataError:
-        raise DataError(f"{where}: its image is not in the folder of images") from None
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"{where}: its image is not in the folder of images")
-    return decoded(path, form, context)
+        path = image_of_task(folder, names, where)
+        if path.resolve().is_relative_to(folder.resolve()):
+            return path
+    except (DataError, OSError, ValueError):  # such as names that are too long for the disk, and no addresses
+        pass
+    raise DataError(f"{where}: its image is not in the folder of images")
 
 
 def _file(text: str, where: str) -> bytes:

@@ -164,7 +164,8 @@ async def decoded_bytes(file: bytes, form: ImageForm, context: Context) -> Async
     """Decode an image that came within something else, as `decoded` does."""
     path = context.folder / secrets.token_hex(16)
     try:
-        path.write_bytes(file)
+        with path.open("xb") as opened:
+            await context.work.code(opened.write, file)
         async with decoded(path, form, context) as pixels:
             yield pixels
     finally:

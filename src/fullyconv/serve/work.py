@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from fullyconv.device import set_threads
 from fullyconv.errors import FullyConvError
@@ -145,6 +146,18 @@ class Work:
         finally:
             if job in self._waiting:
                 self._waiting.remove(job)
+
+    async def mask_with_confidence(self, model: str, pixels: Pixels) -> tuple[Mask, npt.NDArray[np.float32]]:
+        """Predict what `Predictor.predict_with_confidence` gives, a large image by parts."""
+        predictor, size = self.models[model], pixels.shape[:2]
+        self.measures.pixels.inc(math.prod(size))
+        if math.prod(size) <= FREE_PIXELS:
+            return await self.compute(predictor.predict_with_confidence, pixels)
+        mask, confidence = np.empty(size, np.uint8), np.empty(size, np.float32)
+        parts = predictor.measured_parts(size, lambda box: pixels[box.slices], ["confidence"])
+        async for box, part, measured in self.parts(model, parts):
+            mask[box.slices], confidence[box.slices] = part, measured["confidence"]
+        return mask, confidence
 
     async def _mask_of_large(self, model: str, pixels: Pixels) -> Mask:
         mask = np.empty(pixels.shape[:2], np.uint8)
