@@ -1,10 +1,14 @@
 """Batches of work for the workers of a cluster."""
 
+import os
+import socket
+import subprocess
 import sys
+import tempfile
 
 import pytest
 
-from fullyconv.distribute import LARGEST_BATCH, batches_of, opened_cluster
+from fullyconv.distribute import LARGEST_BATCH, OURS, batches_of, opened_cluster
 from fullyconv.errors import UsageError
 from fullyconv.progress import Silent
 
@@ -28,12 +32,39 @@ def test_what_takes_long_comes_first_and_alone():
     ]
 
 
-def test_without_ray_it_is_named(monkeypatch):
+@pytest.fixture
+def no_ray(monkeypatch):
+    """Ray is not installed."""
     monkeypatch.setitem(sys.modules, "ray.data", None)
     for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_BACKEND_LOG_LEVEL"):
         monkeypatch.setenv(name, "0")
+
+
+def test_without_ray_it_is_named(no_ray):
     with (
         pytest.raises(UsageError, match=r'needs Ray.*pip install "fullyconv\[ray\]"'),
         opened_cluster("local", Silent()),
+    ):
+        pass
+
+
+def test_only_what_ray_has_left_of_drivers_that_are_dead_is_removed(no_ray, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    for name in (f"fc-{ended.pid}-left", f"fc-{os.getpid()}-alive", f"fc-{ended.pid}-photos"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ("a.jpg" if name.endswith("photos") else OURS)).touch()
+    with pytest.raises(UsageError), opened_cluster("local", Silent()):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {f"fc-{os.getpid()}-alive", f"fc-{ended.pid}-photos"}
+
+
+def test_a_cluster_that_does_not_answer_is_said_at_once():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with (
+        pytest.raises(UsageError, match=rf"no Ray answers at 127\.0\.0\.1:{port}: .*refused"),
+        opened_cluster(f"127.0.0.1:{port}", Silent()),
     ):
         pass

@@ -147,6 +147,15 @@ def test_broken_images_go_to_quarantine_and_the_others_are_done(model, images, t
     assert not (tmp_path / "out" / "quarantine.csv").exists()
 
 
+def test_what_no_worker_answered_for_is_tried_again(model, images, tmp_path, here):
+    here.order = lambda batches: batches[1:]
+    with pytest.raises(FullyConvError, match="1 of 4 images are in quarantine"):
+        predict_on_cluster(model, [images], tmp_path / "out", PredictSettings())
+    assert "no worker said what became of it" in (tmp_path / "out" / "quarantine.csv").read_text()
+    here.order = list
+    assert predict_on_cluster(model, [images], tmp_path / "out", PredictSettings()) == 4
+
+
 def test_files_of_somebody_else_stay(model, images, tmp_path, here):
     out = tmp_path / "out"
     out.mkdir()
@@ -193,6 +202,10 @@ def test_urls_are_read_and_written(model, images, tmp_path, here):
         assert len(memory.find("/out")) == len(whole) + 3  # manifest, job, model
     assert predict_on_cluster(model, [f"file://{images}/*.png"], f"file://{tmp_path}/out", PredictSettings()) == 2
     assert files(tmp_path / "out").items() <= whole.items()
+    memory.pipe_file("/in/bad.png", b"no image")
+    with pytest.raises(FullyConvError, match="1 of 5 images"):
+        predict_on_cluster(model, ["memory://in"], "memory://out", PredictSettings())
+    assert '"memory:///in/bad.png: expected an image' in memory.cat_file("/out/quarantine.csv").decode()
     memory.store.clear()
 
 
@@ -208,6 +221,10 @@ def test_a_huge_image_in_bands_is_that_of_one_process(model, tmp_path, here, mon
     monkeypatch.setattr("fullyconv.predict_cluster.HUGE", 10_000)
     monkeypatch.setattr("fullyconv.bands.LEAST_HALOS", 0.4)
     settings = PredictSettings(confidence=True)
+    here.order = lambda batches: batches[:1]  # of an earlier run with more workers
+    with pytest.raises(FullyConvError):
+        predict_on_cluster(model, [tmp_path / "a.tif"], tmp_path / "out", settings, workers=8)
+    here.batches.clear()
     here.order = lambda batches: batches[::-1]
     assert predict_on_cluster(model, [tmp_path / "a.tif"], tmp_path / "out", settings, workers=2) == 1
     kinds = [item["kind"] for batch in here.batches for item in batch.items]

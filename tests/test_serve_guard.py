@@ -1,9 +1,11 @@
 """What a request has to pass, and what every answer carries."""
 
 import base64
+import errno
 
 import httpx
 import pytest
+from opened_images import client
 from service import make_pixels, make_predictor, png, running
 
 from fullyconv.serve.protocol import HEADERS
@@ -72,6 +74,29 @@ def test_every_answer_has_the_strict_headers(address, path):
     headers = httpx.get(address + path).headers
     assert {name: headers.get(name) for name in HEADERS} == HEADERS
     assert "server" not in headers
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (RuntimeError("/secret/place"), 500, "the service failed; its log says how"),
+        (OSError(errno.EIO, "/secret/place"), 500, "the service failed; its log says how"),
+        (OSError(errno.ENOSPC, "/secret/place"), 503, "the disk of the service is full"),
+    ],
+)
+def test_so_have_answers_of_a_service_that_fails(tmp_path, monkeypatch, caplog, error, status, words):
+    def fail(form, data):
+        raise error
+
+    monkeypatch.setattr("fullyconv.serve.received.Form.feed", fail)
+    with client(tmp_path, {"m": None}) as service:
+        answer = service.post("/predict", files={"image": png(make_pixels())})
+        assert (answer.status_code, answer.json()) == (status, {"error": words})
+        assert {name: answer.headers.get(name) for name in HEADERS} == HEADERS
+        assert answer.headers.get("retry-after") == ("1" if status == 503 else None)
+        assert f'route="/predict",status="{status}"' in service.get("/metrics").text
+    assert ("a request failed" in caplog.text) == (status == 500)
+    assert list(tmp_path.iterdir()) == []
 
 
 def basic(password):

@@ -85,7 +85,8 @@ def test_without_a_configuration_all_but_the_background_is_labelled(client):
         ("/data/local-files/?d=link.png", "not in the folder of images"),
         ("/etc/passwd.png", "not in the folder of images"),
         ("zero\0byte.png", "not in the folder of images"),
-        ("x" * 5000 + ".png", "not in the folder of images"),
+        ("a/" * 100_000 + "a.png", "not in the folder of images"),
+        ("a" * 300 + ".png", "not in the folder of images"),  # longer than a disk takes
         ("http://[.png", "not in the folder of images"),
         ("data:image/png;base64,%%%", "followed by base64"),
         ("data:image/png;base64,AAAA", "the image: expected an image, got 3 bytes that are none"),

@@ -4,8 +4,11 @@ import json
 
 import httpx
 import numpy as np
+import opened_images
 import pytest
 from service import make_pixels, make_predictor, png, running
+
+from fullyconv.image_form import ImageForm
 
 triton = pytest.importorskip("tritonclient.http")
 
@@ -118,6 +121,24 @@ def test_what_is_wrong_is_said(address, document, words):
     answer = post(address, document)
     assert answer.status_code == 400
     assert words in answer.json()["error"]
+
+
+def test_json_of_very_many_values_is_not_parsed(address):
+    answer = post(address, b'{"inputs": [' + b"[]," * 2_000_000)
+    assert answer.status_code == 413
+    assert answer.json()["error"].startswith("expected JSON of at most 16777216 bytes")
+
+
+def test_images_of_too_many_pixels_together_are_refused_before_all_are_decoded(predictor, tmp_path, monkeypatch):
+    read, decoded = ImageForm.read, []
+    monkeypatch.setattr(ImageForm, "read", lambda form, path: decoded.append(path) or read(form, path))
+    data = [png(make_pixels(8, 8)).decode("latin-1")] * 9
+    tensor = {"name": "encoded", "datatype": "BYTES", "shape": [9], "data": data}
+    with opened_images.client(tmp_path, {"cells": predictor}, pixels=100) as service:
+        answer = service.post("/v2/models/cells/infer", json={"inputs": [tensor]})
+    assert answer.status_code == 413
+    assert answer.json()["error"] == "expected at most 100 pixels in a request, got more"
+    assert len(decoded) == 2
 
 
 def test_a_length_of_the_json_that_cannot_be_is_refused(address):

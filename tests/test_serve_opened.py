@@ -4,18 +4,21 @@ import itertools
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from fastapi.responses import StreamingResponse
 from opened_images import Halting, client, noise, opened, settled, tile
 from PIL import Image
 from service import TABLE, make_predictor, png
 
 from fullyconv.errors import UsageError
 from fullyconv.image_files import find_images
-from fullyconv.image_form import ImageForm
+from fullyconv.image_form import RGB, ImageForm
 from fullyconv.predict_files import predict_files
+from fullyconv.serve.opened import OpenedImage, _decode
 from fullyconv.serve.opened_route import disposition
 from fullyconv.serve.pyramid import Pyramid, level_sizes
 from fullyconv.serve.work import BusyError
@@ -93,6 +96,17 @@ def test_downloads_are_what_the_command_line_writes(service, predictor, tmp_path
     assert service.get(f"/images/{state['id']}/download/pickle").status_code == 404
 
 
+def test_a_download_that_nobody_takes_is_gone(predictor, tmp_path, monkeypatch):
+    async def hung_up(answer, send):
+        raise OSError
+
+    with client(tmp_path, {"a": predictor}) as service:
+        state = settled(service, opened(service, noise(64, 80)))
+        monkeypatch.setattr(StreamingResponse, "stream_response", hung_up)
+        assert service.get(f"/images/{state['id']}/download/mask").status_code == 500
+        assert {path.name for path in (tmp_path / state["id"]).iterdir()} == {"image", "mask", "confidence"}
+
+
 def test_of_a_large_image_the_overlay_is_small_and_outlines_have_a_limit(predictor, tmp_path, monkeypatch):
     monkeypatch.setattr("fullyconv.serve.opened_route.LARGE", 1000)
     monkeypatch.setattr("fullyconv.sources.reduced.LONGEST", 40)
@@ -103,13 +117,6 @@ def test_of_a_large_image_the_overlay_is_small_and_outlines_have_a_limit(predict
             assert overlay.height < 120
         answer = service.get(f"/images/{state['id']}/download/geojson")
         assert (answer.status_code, answer.json()["error"][:28]) == (413, "outlines are drawn of at mos")
-
-
-def test_a_download_that_nobody_takes_leaves_nothing(service, tmp_path, monkeypatch):
-    state = settled(service, opened(service, noise(64, 80)))
-    monkeypatch.setattr("fullyconv.serve.opened_route._sent", lambda file: file.close() or iter(()))
-    service.get(f"/images/{state['id']}/download/overlay")
-    assert {path.name for path in (tmp_path / state["id"]).iterdir()} == {"image", "mask", "confidence"}
 
 
 def test_a_download_that_cannot_be_written_is_said_without_its_place(service, tmp_path, monkeypatch):
@@ -164,6 +171,52 @@ def test_a_closed_image_is_computed_no_further(tmp_path, caplog):
         assert len(halting.seen) <= 3
         assert service.delete(f"/images/{state['id']}").status_code == 404
     assert not caplog.records
+
+
+def test_an_image_that_is_dropped_while_its_files_are_made_leaves_none(tmp_path):
+    (tmp_path / "image.png").write_bytes(png(noise(20, 30)))
+    image = OpenedImage("k", "image.png", "a", TABLE, (20, 30), tmp_path / "k", 0, 0.0, dropped=True)
+    _decode(image, tmp_path / "image.png", RGB)
+    assert [path.name for path in tmp_path.iterdir()] == ["image.png"]
+
+
+def test_an_image_that_has_to_make_room_while_it_is_read_is_busy(predictor, tmp_path, monkeypatch):
+    copied = OpenedImage._copy
+
+    def dropped(image, path, form):
+        image.dropped = True
+        copied(image, path, form)
+
+    monkeypatch.setattr(OpenedImage, "_copy", dropped)
+    with client(tmp_path, {"a": predictor}) as service:
+        answer = service.post("/images", files={"image": png(noise(20, 30))})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert "had to make room for later ones" in answer.json()["error"]
+
+
+def test_many_small_images_do_not_stand_before_those_of_others(predictor, tmp_path):
+    class Slow(Halting):
+        def predict_with_confidence(self, pixels):
+            self.go.acquire(timeout=20)
+            return super().predict_with_confidence(pixels)
+
+        def predict_batch(self, images):
+            self.seen.append("batch")
+            return predictor.predict_batch(images)
+
+    slow = Slow(threading.Semaphore(0))
+    with client(tmp_path, {"a": slow}) as service:
+        states = [opened(service, noise(16, 16)) for _ in range(4)]
+        with ThreadPoolExecutor(1) as thread:
+            answer = thread.submit(service.post, "/predict", files={"image": png(noise(24, 24))})
+            while service.get("/metrics").text.count("fullyconv_waiting_requests 1.0") == 0:
+                time.sleep(0.01)
+            time.sleep(0.1)  # it waits for the models
+            slow.go.release(4)
+            assert answer.result().status_code == 200
+        for state in states:
+            settled(service, state)
+    assert [isinstance(one, str) for one in slow.seen].index(True) <= 2
 
 
 def test_a_failed_prediction_is_said(tmp_path, caplog):

@@ -147,11 +147,11 @@ def test_a_large_image_is_computed_by_parts_and_small_ones_between(predictor, mo
     whole, order = predictor.predict(large), []
 
     class Cut:
-        def mask_parts(self, size, read):
+        def measured_parts(self, size, read, measures):
             for top in range(0, 96, 32):
                 time.sleep(0.02)
                 order.append("part")
-                yield Box(top, 0, top + 32, 64), whole[top : top + 32]
+                yield Box(top, 0, top + 32, 64), whole[top : top + 32], {}
 
         def predict_batch(self, images):
             order.append("small")
@@ -163,7 +163,7 @@ def test_a_large_image_is_computed_by_parts_and_small_ones_between(predictor, mo
 
     assert np.array_equal(run({"m": Cut()}, use), whole)
     assert order.index("small") < len(order) - 1
-    parts = run({"m": predictor}, lambda work: work.mask_and_confidence("m", large))
+    parts = run({"m": predictor}, lambda work: work.mask_with_confidence("m", large))
     for part, one in zip(parts, predictor.predict_with_confidence(large), strict=True):
         assert np.array_equal(part, one)
     assert order.count("part") == 3

@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -39,8 +40,14 @@ CORE_SHARE = 0.5
 """Of a core: what a worker asks Ray for, for each of its threads. The rest of the cores is left for what Ray Data
 does itself: workers that asked for whole ones would wait for it, and it for them."""
 
+CONNECT_SECONDS = 5
+"""In which a cluster has to answer."""
+
 OBJECTS = 100 * 2**20
 """Bytes of shared memory for a Ray of its own; only names pass through it."""
+
+OURS = "ray-of-fullyconv"
+"""A file in folders that we made for Ray: others may have names like theirs."""
 
 INIT_DEATHS = 1000
 """Workers in a row that may die while they load the model, before Ray Data gives up."""
@@ -105,6 +112,17 @@ class Cluster:
             raise FullyConvError(f"the cluster gave up: {lines[-1]}", hint="run the same command again") from error
 
 
+def _expect_answer(address: str) -> None:
+    """Ask at an address before Ray does, which asks for minutes and says nothing."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UsageError(f"no Ray answers at {address}: {error}", hint="start it, or --cluster local") from None
+
+
 @contextlib.contextmanager
 def opened_cluster(address: str, progress: Progress) -> Iterator[Cluster]:
     """Connect to Ray, or start one on this machine for as long as the block takes.
@@ -121,6 +139,7 @@ def opened_cluster(address: str, progress: Progress) -> Iterator[Cluster]:
     place = tempfile.TemporaryDirectory(prefix=f"fc-{os.getpid()}-", ignore_cleanup_errors=True)
     # What Ray says of each worker that is killed goes to standard output, which is for results.
     with place as folder, contextlib.redirect_stdout(io.StringIO()):
+        Path(folder, OURS).touch()
         if address == "auto":
             address = os.environ.get("RAY_ADDRESS", "local")
         own = address == "local"
@@ -137,6 +156,7 @@ def opened_cluster(address: str, progress: Progress) -> Iterator[Cluster]:
                     **quiet,
                 )
         else:
+            _expect_answer(address)
             try:
                 with _muted(), _own_end():
                     ray.init(address=address, **quiet)
@@ -153,10 +173,10 @@ def opened_cluster(address: str, progress: Progress) -> Iterator[Cluster]:
 
 def _remove_remains() -> None:
     """Remove what Ray has left of drivers that were killed."""
-    for path in Path(tempfile.gettempdir()).glob("fc-*-*"):
-        pid = path.name.split("-")[1]
+    for mark in Path(tempfile.gettempdir()).glob(f"fc-*-*/{OURS}"):
+        pid = mark.parent.name.split("-")[1]
         if pid.isdecimal() and process_start(int(pid)) is None:
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(mark.parent, ignore_errors=True)
 
 
 def _ray(own: bool) -> Any:

@@ -291,7 +291,7 @@ def local_file(place: str | Path) -> Iterator[Path]:
         place: A path, which is given back, or a URL, which is downloaded for as long as the block takes.
 
     Raises:
-        DataError: The URL cannot be read.
+        DataError: The URL cannot be read; or as the block, with the URL in place of the path.
     """
     if not is_url(place):
         yield Path(place)
@@ -303,7 +303,10 @@ def local_file(place: str | Path) -> Iterator[Path]:
             system.get_file(path, str(file))
         except Exception as error:  # Each store has errors of its own.
             raise DataError(f"{place} cannot be read: {type(error).__name__}: {error}") from None
-        yield file
+        try:
+            yield file
+        except DataError as error:  # Nobody knows the file by the name that it has here.
+            raise DataError(error.message.replace(show_path(file), str(place)), hint=error.hint) from None
 
 
 def file_stamp(place: str | Path) -> str:

@@ -78,10 +78,11 @@ def predict_on_cluster(
             with opened_cluster(cluster, progress) as ray:
                 job = _Job(ray, workers, manifest, settings, predictor, MODEL + model.suffix, progress)
                 job.run(left)
-        manifest.write()
-        folder.remove(WORK)
         if not folder.names(BANDS):
             folder.remove(BANDS)
+            manifest.forget(_cut_otherwise(manifest))
+        manifest.write()
+        folder.remove(WORK)
     lost = [name for name in images if manifest.records[name]["status"] != "done"]
     if lost:
         raise FullyConvError(
@@ -142,6 +143,12 @@ def _left(manifest: Manifest, images: Mapping[str, str]) -> dict[str, str]:
             left[name] = place
     manifest.forget(left)
     return left
+
+
+def _cut_otherwise(manifest: Manifest) -> list[str]:
+    """Keys of bands, of runs with other numbers of workers."""
+    outputs = {key: record.get("outputs", ()) for key, record in manifest.records.items()}
+    return [key for key, names in outputs.items() if any(name.startswith(BANDS) for name in names)]
 
 
 class _Job:
@@ -256,3 +263,5 @@ class _Job:
                         step()
         finally:
             self.manifest.merge()
+        for item in items:
+            self.manifest.records.setdefault(item["key"], quarantined(item, "no worker said what became of it"))

@@ -1,5 +1,6 @@
 """The application: routes, and what becomes of errors."""
 
+import errno
 import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from fullyconv.errors import FullyConvError
 from fullyconv.predict import Predictor
 from fullyconv.serve import label_studio, open_inference, opened_route, page_route, predict_route
 from fullyconv.serve.context import Context, UnknownError
-from fullyconv.serve.guard import Guard
+from fullyconv.serve.guard import FAILED, Guard
 from fullyconv.serve.limits import Limits
 from fullyconv.serve.measures import CONTENT_TYPE, Measures
 from fullyconv.serve.opened import Opened
@@ -104,7 +105,7 @@ def _answer_errors(app: FastAPI) -> None:
         status = kinds.get(type(error), 400 if error.exit_code == 2 else 500)
         if status == 500:
             logging.getLogger(__name__).error("%s", error)
-            return answer(500, "the service failed; its log says how")
+            return answer(500, FAILED)
         return answer(status, str(error), {"retry-after": str(RETRY_AFTER)} if status == 503 else None)
 
     async def of_http(request: Request, error: Exception) -> Response:
@@ -119,12 +120,13 @@ def _answer_errors(app: FastAPI) -> None:
     async def of_gone(request: Request, error: Exception) -> Response:
         return Response(status_code=HUNG_UP)
 
-    async def of_others(request: Request, error: Exception) -> Response:
-        logging.getLogger(__name__).error("a request failed", exc_info=error)
-        return answer(500, "the service failed; its log says how")
+    async def of_disk(request: Request, error: Exception) -> Response:
+        if getattr(error, "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+            raise error
+        return answer(503, "the disk of the service is full", {"retry-after": str(RETRY_AFTER)})
 
     app.add_exception_handler(FullyConvError, of_ours)
     app.add_exception_handler(HTTPException, of_http)
     app.add_exception_handler(RequestValidationError, of_parameters)
     app.add_exception_handler(GoneError, of_gone)
-    app.add_exception_handler(Exception, of_others)
+    app.add_exception_handler(OSError, of_disk)

@@ -35,12 +35,12 @@ class Form:
         self._header = [b"", b""]
         self._disposition = b""
         self._name = ""
-        self._field: bytearray | None = None
         self._parts = 0
+        self._field: bytearray | None = None
         self._ended = False
         boundary = parse_options_header(content_type)[1].get(b"boundary", b"")
         if not 0 < len(boundary) <= limits.boundary or not boundary.isascii():
-            raise DataError("expected a form with a boundary of 1 to 70 signs")
+            raise DataError(f"expected a form with a boundary of 1 to {limits.boundary} signs")
         self._parser = MultipartParser(
             boundary,
             {
@@ -97,6 +97,8 @@ class Form:
         options = parse_options_header(self._disposition)[1]
         if b"name" not in options:
             raise DataError("the form has a part without a name")
+        if self._parts > self._limits.fields:
+            raise DataError(f"expected a form of at most {self._limits.fields} fields and files, got more")
         if b"filename" in options:
             if self.file_name is not None:
                 raise DataError("expected a form with one file, got several")

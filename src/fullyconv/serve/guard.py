@@ -5,6 +5,7 @@ import binascii
 import hmac
 import ipaddress
 import json
+import logging
 import re
 import time
 from collections.abc import Iterable
@@ -17,7 +18,10 @@ from fullyconv.serve.limits import Limits
 from fullyconv.serve.measures import Measures
 from fullyconv.serve.protocol import HEADERS, refusal
 
-__all__ = ["Guard"]
+__all__ = ["FAILED", "Guard"]
+
+FAILED = "the service failed; its log says how"
+"""What is said of errors that nobody foresaw."""
 
 OPEN_ROUTES = ("/health", "/v2/health/live", "/v2/health/ready")
 """That probes ask for without a token; they tell nothing."""
@@ -51,10 +55,12 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began = time.perf_counter()
+        began, started = time.perf_counter(), False
 
         async def send_guarded(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
@@ -68,7 +74,13 @@ class Guard:
         if refused is not None:
             await _answer(send_guarded, *refused)
             return
-        await self.app(scope, receive, send_guarded)
+        try:
+            await self.app(scope, receive, send_guarded)
+        except Exception:  # here, since Starlette would answer outside of what is guarded
+            if started:
+                raise
+            logging.getLogger(__name__).exception("a request failed")
+            await _answer(send_guarded, 500, FAILED, {})
 
     def _refusal(self, scope: Scope) -> tuple[int, str, dict[str, str]] | None:
         """A status, what to say, and headers; None if the request may pass."""

@@ -30,6 +30,9 @@ __all__ = ["answer", "router"]
 MOST_TASKS = 64
 """Of a request."""
 
+LONGEST_NAME = 1000
+"""Signs of the name of an image, with its folders."""
+
 MOST_XML = 2**16
 """Characters of a labelling configuration."""
 
@@ -79,7 +82,7 @@ async def answer(context: Context, request: Request, model: str | None) -> dict[
                     if isinstance(image, Path)
                     else decoded_bytes(image, form, context)
                 ) as pixels:
-                    found = await unless_gone(request, work.mask_and_confidence(name, pixels))
+                    found = await unless_gone(request, work.mask_with_confidence(name, pixels))
                 regions = await work.code(_regions, *found, predictor.class_table, names, labels)
                 results.append({"result": regions, "score": float(found[1].mean()), "model_version": name})
     return {"results": results}
@@ -114,8 +117,9 @@ def _image(task: dict[str, Any], where: str, folder: Path | None) -> bytes | Pat
             f"{where}: expected an image in the task, as data:image/png;base64,...",
             hint="or start the service with --label-studio-images DIR, where images are found by their names",
         )
+    names = {key: text for key, text in data.items() if isinstance(text, str) and len(text) <= LONGEST_NAME}
     try:
-        path = image_of_task(folder, data, where)
+        path = image_of_task(folder, names, where)
         inside = path.resolve().is_relative_to(folder.resolve())
     except (DataError, OSError, ValueError):  # names too long, of no address, with a zero byte
         inside = False

@@ -38,7 +38,7 @@ LENGTH_HEADER = "inference-header-content-length"
 MOST_IMAGES = 64
 """Of a request."""
 
-MOST_NUMBERS = 10_000_000
+MOST_NUMBERS = 2_000_000
 """Of a tensor in the JSON of an answer."""
 
 MOST_IN_A_ROW = 2**15

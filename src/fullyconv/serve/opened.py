@@ -89,7 +89,7 @@ class OpenedImage:
         return self.pixels == math.prod(self.size)
 
     def decode(self, path: Path, form: ImageForm) -> None:
-        """Copy the pixels of a file to disk, and halves of them."""
+        """Copy the pixels of a file to disk, and halves of them, unless it is dropped meanwhile."""
         self.folder.mkdir(mode=0o700)
         self.image = Pyramid(self.folder / "image", self.size, 3)
         self.mask = Pyramid(self.folder / "mask", self.size)
@@ -101,14 +101,15 @@ class OpenedImage:
         self._copy(path, form)
         give_back_freed()  # PNG and JPEG are in memory whole until here
         for level in range(1, len(self.image.sizes)):
-            self.image.halve(level)
+            if not self.dropped:
+                self.image.halve(level)
 
     def _copy(self, path: Path, form: ImageForm) -> None:
         whole = self.image.level(0)
         with open_image(path, form) as source:
             for box in blocks(self.size):
-                if self.dropped:
-                    raise GoneError
+                if self.dropped:  # no error: it would be taken for one of the file
+                    return
                 pixels = source.read(box)
                 if self.values is not None:
                     self.values[box.slices] = pixels
@@ -181,6 +182,7 @@ class Opened:
         self._context = context
         self._images: dict[str, OpenedImage] = {}
         self._decoding = asyncio.Lock()
+        self._small = asyncio.Lock()
         self._sweep: asyncio.TimerHandle | None = None
 
     async def open(self, path: Path, name: str, model: str) -> OpenedImage:
@@ -203,7 +205,7 @@ class Opened:
             image = self._added(name, model, predictor, size)
             try:
                 async with self._decoding:  # one thread is left for tiles
-                    await work.code(image.decode, path, form)
+                    await work.code(_decode, image, path, form)
                 if image.dropped:
                     raise GoneError
             except BaseException:
@@ -298,7 +300,8 @@ class Opened:
         try:
             if math.prod(image.size) <= FREE_PIXELS:  # between the parts of large ones
                 whole = Box(0, 0, *image.size)
-                found = await work.compute(predictor.predict_with_confidence, image.read(whole))
+                async with self._small:  # one at a time: others than the page wait for the models, too
+                    found = await work.compute(predictor.predict_with_confidence, image.read(whole))
                 await work.code(image.take, whole, *found)
             else:
                 parts = work.parts(image.model, predictor.measured_parts(image.size, image.read, ["confidence"]))
@@ -314,3 +317,11 @@ class Opened:
         if image.values is not None:
             image.values = None
             (image.folder / "values").unlink(missing_ok=True)
+
+
+def _decode(image: OpenedImage, path: Path, form: ImageForm) -> None:
+    try:
+        image.decode(path, form)
+    finally:
+        if image.dropped:  # once more: files may have come while it was removed
+            shutil.rmtree(image.folder, ignore_errors=True)

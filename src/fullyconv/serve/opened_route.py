@@ -7,7 +7,7 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
@@ -16,6 +16,7 @@ import numpy as np
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from PIL import Image as PillowImage
+from starlette.types import Receive, Scope, Send
 
 from fullyconv.errors import FullyConvError
 from fullyconv.images import write_mask
@@ -126,14 +127,27 @@ async def _downloaded(context: Context, image: OpenedImage, kind: str) -> Respon
     if kind == "geojson" and pixels > context.limits.pixels:
         raise TooLargeError(
             f"outlines are drawn of at most {context.limits.pixels} pixels",
-            hint="fullyconv predict draws them of any that fits into memory",
+            hint="fullyconv predict --geojson has no such limit",
         )
     ending, media_type = DOWNLOADS[kind]
     held = 8 * pixels if kind == "geojson" else 0
     with context.work.place(), context.work.hold(held):
         file, size = await context.work.code(_written, kind, image, ending)
     headers = {"content-disposition": disposition(image.name, ending), "content-length": str(size)}
-    return StreamingResponse(_sent(file), headers=headers, media_type=media_type)
+    return _Sent(file, headers, media_type)
+
+
+class _Sent(StreamingResponse):
+    """The bytes of a file, which is closed when they are sent, or when nobody takes them any more."""
+
+    def __init__(self, file: BinaryIO, headers: Mapping[str, str], media_type: str) -> None:
+        super().__init__(iter(lambda: file.read(SENT), b""), headers=headers, media_type=media_type)
+        self._file = file
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        with self._file:
+            await super().__call__(scope, receive, send)
 
 
 def disposition(name: str, ending: str) -> str:
@@ -174,14 +188,7 @@ def _written(kind: str, image: OpenedImage, ending: str) -> tuple[BinaryIO, int]
         raise BusyError("the file could not be written", hint="try again later") from None
     finally:
         path.unlink(missing_ok=True)
-    return file, file.seek(0, os.SEEK_END)
-
-
-def _sent(file: BinaryIO) -> Iterator[bytes]:
-    with file:
-        file.seek(0)
-        while part := file.read(SENT):
-            yield part
+    return file, os.fstat(file.fileno()).st_size
 
 
 def _write_mask(image: OpenedImage, path: Path) -> None:

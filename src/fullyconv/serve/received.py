@@ -2,8 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +18,6 @@ from fullyconv.image_form import ImageForm
 from fullyconv.images import show_path
 from fullyconv.serve.context import Context
 from fullyconv.serve.form import Form
-from fullyconv.serve.work import BusyError
 from fullyconv.shapes import Pixels
 from fullyconv.sources import read_header
 
@@ -100,7 +99,7 @@ async def received(request: Request, context: Context) -> AsyncIterator[Received
     try:
         with context.work.hold() as more:
             parts = _parts(request, more)
-            with _room(), path.open("xb") as file:
+            with path.open("xb") as file:
                 if is_form:
                     form = Form(request.headers["content-type"], file, context.limits)
                     await _fill(form, parts)
@@ -112,14 +111,6 @@ async def received(request: Request, context: Context) -> AsyncIterator[Received
             yield taken
     finally:
         path.unlink(missing_ok=True)
-
-
-@contextmanager
-def _room() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise BusyError(f"there is no room for the image: {error.strerror}", hint="try again later") from None
 
 
 async def _fill(form: Form, parts: AsyncIterator[bytes]) -> None:
@@ -177,8 +168,7 @@ async def decoded_bytes(file: bytes, form: ImageForm, context: Context) -> Async
     """Decode an image that came within something else, as `decoded` does."""
     path = context.folder / secrets.token_hex(16)
     try:
-        with _room():
-            await context.work.code(path.write_bytes, file)
+        await context.work.code(path.write_bytes, file)
         async with decoded(path, form, context) as pixels:
             yield pixels
     finally:

@@ -6,7 +6,7 @@ answers encoded in threads of their own meanwhile. Large images take turns with 
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -84,8 +84,8 @@ class Work:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
-        self._compute.shutdown()
-        self._coders.shutdown()
+        self._compute.shutdown(cancel_futures=True)
+        self._coders.shutdown(cancel_futures=True)
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -161,7 +161,7 @@ class Work:
         """
         self.measures.pixels.inc(math.prod(pixels.shape[:2]))
         if math.prod(pixels.shape[:2]) > FREE_PIXELS:
-            return await self._mask_of_large(model, pixels)
+            return (await self._by_parts(model, pixels, []))[0]
         job = _Job(model, pixels, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         self._came.set()
@@ -171,24 +171,27 @@ class Work:
             if job in self._waiting:
                 self._waiting.remove(job)
 
-    async def _mask_of_large(self, model: str, pixels: Pixels) -> Mask:
-        mask = np.empty(pixels.shape[:2], np.uint8)
-        predictor = self.models[model]
-        parts = predictor.mask_parts(pixels.shape[:2], lambda box: pixels[box.slices])
-        async for box, part in self.parts(model, parts):
-            mask[box.slices] = part
-        return mask
-
-    async def mask_and_confidence(self, model: str, pixels: Pixels) -> tuple[Mask, npt.NDArray[np.float32]]:
-        """Predict what `Predictor.predict_with_confidence` gives; a large image is not computed in one go."""
+    async def mask_with_confidence(self, model: str, pixels: Pixels) -> tuple[Mask, npt.NDArray[np.float32]]:
+        """Predict what `Predictor.predict_with_confidence` gives, a large image by parts."""
         predictor, size = self.models[model], pixels.shape[:2]
+        self.measures.pixels.inc(math.prod(size))
         if math.prod(size) <= FREE_PIXELS:
             return await self.compute(predictor.predict_with_confidence, pixels)
-        mask, confidence = np.empty(size, np.uint8), np.empty(size, np.float32)
-        parts = predictor.measured_parts(size, lambda box: pixels[box.slices], ["confidence"])
+        mask, measured = await self._by_parts(model, pixels, ["confidence"])
+        return mask, measured["confidence"]
+
+    async def _by_parts(
+        self, model: str, pixels: Pixels, measures: Sequence[str]
+    ) -> tuple[Mask, dict[str, npt.NDArray[np.float32]]]:
+        size = pixels.shape[:2]
+        mask = np.empty(size, np.uint8)
+        whole = {name: np.empty(size, np.float32) for name in measures}
+        parts = self.models[model].measured_parts(size, lambda box: pixels[box.slices], measures)
         async for box, part, measured in self.parts(model, parts):
-            mask[box.slices], confidence[box.slices] = part, measured["confidence"]
-        return mask, confidence
+            mask[box.slices] = part
+            for name, values in measured.items():
+                whole[name][box.slices] = values
+        return mask, whole
 
     async def parts(self, model: str, parts: Iterator[_Result]) -> AsyncGenerator[_Result, None]:
         """Compute what an iterator of a predictor yields, part by part, others taking their turns between.
