@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,13 +66,17 @@ class Stages(Silent):
             self.starts.append(time.perf_counter())
 
 
+TWO_SCALES = tomllib.loads((Path(__file__).parents[1] / "recipes" / "camvid-tuned.toml").read_text("utf-8"))
+"""Settings of that file."""
+
 SYSTEMS = {
     "fixed": one("fixed, default recipe"),
     "fast": one("fixed, fast recipe", "fast"),
     "staged": staged,
     "at-once": one("at once, FCN-8s", decoder="fcn", stride=8),
     "at-once-vgg": one("at once, FCN-8s, constants of VGG16", decoder="fcn_at_once", stride=8),
-    "tuned": one("fine-tuned", "tuned"),
+    "tuned": one("fine-tuned, features of the fast recipe", "tuned"),
+    "tuned-two-scales": one("fine-tuned, features of the default recipe", "tuned", **TWO_SCALES),
 }
 
 

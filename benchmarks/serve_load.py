@@ -1,11 +1,12 @@
 """The service under load: throughput against one process that calls the Predictor, latencies, memory.
 
-    python benchmarks/serve_load.py RUN/best.safetensors ../shared/data/camvid/images/val
+    python benchmarks/serve_load.py --model RUN/best.safetensors --data ../shared/data/camvid/images/val
 
 The service is a process of its own, the clients are threads of this one, on the same machine: they share its
 cores. One process that calls the Predictor turns the same image files into the same mask files in memory, one
 after the other. Half load and twice the capacity are rates at which requests are sent, whether or not others were
-answered. The soak mixes sizes, one request in five is broken, one in ten is hung up on.
+answered. Without `--model`, the fast recipe's network with an untrained decoder. The soak mixes sizes, one request
+in five is broken, one in ten is hung up on.
 """
 
 import argparse
@@ -34,11 +35,15 @@ from PIL import Image
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as `fullyconv` sets them
 
-from _machine import machine, write_results
+from _machine import machine, open_or_draw, write_results
 
+from fullyconv.class_table import ClassTable
+from fullyconv.config import recipe
 from fullyconv.device import set_threads
 from fullyconv.image_files import find_images
 from fullyconv.images import mask_bytes
+from fullyconv.model import build_model
+from fullyconv.model_file import save_model
 from fullyconv.predict import Predictor
 
 CLIENTS = 8
@@ -213,27 +218,31 @@ def pieces(paths: Sequence[Path], predictor: Predictor, sizes: Sequence[tuple[in
 def main() -> None:
     """Measure, print the table, and keep it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="a model file")
-    parser.add_argument("images", type=Path, help="a folder of images")
+    parser.add_argument("--model", type=Path, help="a model file")
+    parser.add_argument("--data", type=Path, help="a folder of images; drawn if not given")
     parser.add_argument("--seconds", type=float, default=30, help="of each measurement")
     parser.add_argument("--soak", type=int, default=10_000, help="requests")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON and keep no file")
     arguments = parser.parse_args()
     set_threads(None)
-    predictor = Predictor(arguments.model)
-    paths = list(find_images([arguments.images]).values())[:24]
-    files = pieces(paths, predictor, [(360, 480)])
-    mixed = pieces(paths, predictor, [(360, 480), (240, 320), (361, 479), (64, 64), (480, 640)])
-    table = predictor.class_table
-    colors = {entry.value: entry.color for entry in table.classes}
     figures: dict[str, object] = {"machine": machine()}
     with tempfile.TemporaryDirectory() as name:
+        model = arguments.model or Path(name) / "model.safetensors"
+        if arguments.model is None:
+            save_model(build_model(recipe("fast"), ClassTable.from_values(range(11))), model)
+        predictor = Predictor(model)
+        drawn = None if arguments.data else open_or_draw(None, (), Path(name) / "data")
+        paths = [sample.image for sample in drawn] if drawn else list(find_images([arguments.data]).values())
+        files = pieces(paths[:24], predictor, [(360, 480)])
+        mixed = pieces(paths[:24], predictor, [(360, 480), (240, 320), (361, 479), (64, 64), (480, 640)])
+        table = predictor.class_table
+        colors = {entry.value: entry.color for entry in table.classes}
         masks = []
         for data in files:
             (Path(name) / "image.png").write_bytes(data)
             mask = predictor.predict(Path(name) / "image.png")
             masks.append(mask_bytes(table.encode(mask), colors))
-        service = Service(arguments.model)
+        service = Service(model)
         try:
             busy(service, files, masks, 3)
             rounds = []
