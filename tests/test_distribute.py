@@ -1,15 +1,16 @@
 """Batches of work for the workers of a cluster."""
 
-import os
+import json
 import socket
-import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 
 import pytest
 
-from fullyconv.distribute import LARGEST_BATCH, OURS, batches_of, opened_cluster
-from fullyconv.errors import UsageError
+from fullyconv.distribute import LARGEST_BATCH, answered, batches_of, opened_cluster, statuses_of
+from fullyconv.errors import FullyConvError, UsageError
+from fullyconv.manifest import Batch
 from fullyconv.progress import Silent
 
 
@@ -48,16 +49,28 @@ def test_without_ray_it_is_named(no_ray):
         pass
 
 
-def test_only_what_ray_has_left_of_drivers_that_are_dead_is_removed(no_ray, monkeypatch, tmp_path):
+def test_what_a_killed_driver_has_left_is_removed(no_ray, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    for name in (f"fc-{ended.pid}-left", f"fc-{os.getpid()}-alive", f"fc-{ended.pid}-photos"):
+    for name, file in (("fc-left", "lock-of-fullyconv"), ("fc-photos", "a.jpg")):
         (tmp_path / name).mkdir()
-        (tmp_path / name / ("a.jpg" if name.endswith("photos") else OURS)).touch()
+        (tmp_path / name / file).touch()
     with pytest.raises(UsageError), opened_cluster("local", Silent()):
         pass
-    assert {path.name for path in tmp_path.iterdir()} == {f"fc-{os.getpid()}-alive", f"fc-{ended.pid}-photos"}
+    assert [path.name for path in tmp_path.iterdir()] == ["fc-photos"]
+
+
+@pytest.mark.parametrize("found", [{"statuses": {"a": "done"}}, {"error": "the disk is full"}])
+def test_what_workers_found_comes_back(found):
+    batch = Batch("1", [{"key": "a"}])
+    seen = []
+    rows = {"batch": [json.dumps(asdict(batch))]}
+    (answer,) = answered(rows, lambda batch: seen.append(batch) or found)["found"]
+    assert seen == [batch]
+    if "statuses" in found:
+        assert statuses_of(answer) == {"a": "done"}
+        return
+    with pytest.raises(FullyConvError, match="the disk is full"):
+        statuses_of(answer)
 
 
 def test_a_cluster_that_does_not_answer_is_said_at_once():

@@ -17,6 +17,7 @@ import pytest
 from weights_server import Fault, serving
 
 from fullyconv import download as module
+from fullyconv import locks
 from fullyconv.download import digest_of, download
 from fullyconv.errors import DownloadError
 from fullyconv.progress import Console, Silent
@@ -589,7 +590,7 @@ def test_where_a_file_system_has_no_locks_the_download_goes_on(server, path, mon
     def no_locks(descriptor, operation):
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(module.fcntl, "flock", no_locks)
+    monkeypatch.setattr(locks.fcntl, "flock", no_locks)
     fetch(server, path)
     assert path.read_bytes() == CONTENT
 

@@ -9,6 +9,7 @@ from tiny_networks import make_thin
 
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset
+from fullyconv.distribute import statuses_of
 from fullyconv.errors import FullyConvError, UsageError
 from fullyconv.feature_cache import FeatureCache
 from fullyconv.features import FeatureReader
@@ -29,7 +30,7 @@ class Here:
         made = worker(**arguments)
         for batch in batches:
             found = made({"batch": [json.dumps({"id": batch.id, "items": batch.items})]})
-            yield json.loads(found["found"][0])
+            yield statuses_of(found["found"][0])
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from PIL import Image
 from tiny_networks import make_thin
 
 from fullyconv.class_table import ClassTable
+from fullyconv.distribute import statuses_of
 from fullyconv.errors import FullyConvError, UsageError
 from fullyconv.model import FCN
 from fullyconv.model_file import save_model
@@ -70,7 +71,7 @@ class Here:
         made = worker(**arguments)
         for batch in self.order(batches) * self.rounds:
             found = made({"batch": [json.dumps({"id": batch.id, "items": batch.items})]})
-            yield json.loads(found["found"][0])
+            yield statuses_of(found["found"][0])
 
     def opened(self, *arguments):
         return contextlib.nullcontext(self)

@@ -241,6 +241,7 @@ def test_who_is_quick_chooses_before_the_page_knows_the_models(browser, serve):
         page.wait_for_selector("#notice:has-text('Waiting to be sent')")
         held[0].continue_()
         wait_until_done(page)
+        assert page.inner_text("#name") == "flag.png"
 
 
 @needs_browser

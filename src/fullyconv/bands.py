@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fullyconv.folders import Folder
+from fullyconv.folders import HIDDEN, Folder
 from fullyconv.predict import Predictor, Read
 from fullyconv.shapes import Mask, Pixels, Size
 from fullyconv.sources import open_image
@@ -18,7 +18,7 @@ from fullyconv.tiles import Box, Halo, cut, window_of
 
 __all__ = ["BANDS", "HUGE", "Joined", "cut_bands", "predict_band"]
 
-BANDS = ".fullyconv/bands"
+BANDS = f"{HIDDEN}/bands"
 
 HUGE = 64_000_000
 """Pixels from which on an image is cut, where its parts can be read by themselves."""

@@ -11,24 +11,21 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from fullyconv.atomic import process_start
 from fullyconv.errors import FullyConvError, UsageError
 from fullyconv.manifest import Batch
+from fullyconv.own_folder import own_folder
 from fullyconv.progress import Progress
 
-__all__ = ["Cluster", "batches_of", "opened_cluster"]
+__all__ = ["Cluster", "answered", "batches_of", "opened_cluster", "statuses_of"]
 
 LARGEST_BATCH = 64
 """Items of a batch. Of them a worker that is killed leaves one to do again, and the rest to do."""
@@ -46,8 +43,7 @@ CONNECT_SECONDS = 5
 OBJECTS = 100 * 2**20
 """Bytes of shared memory for a Ray of its own; only names pass through it."""
 
-OURS = "ray-of-fullyconv"
-"""A file in folders that we made for Ray: others may have names like theirs."""
+AGAIN = "when that is mended, run the same command again"
 
 INIT_DEATHS = 1000
 """Workers in a row that may die while they load the model, before Ray Data gives up."""
@@ -78,12 +74,11 @@ class Cluster:
         workers: int,
         threads: int,
         gpu: bool = False,
-    ) -> Iterator[dict[str, Any]]:
-        """Give batches to workers, and yield what each found, as they come.
+    ) -> Iterator[dict[str, str]]:
+        """Give batches to workers, and yield the statuses of the keys of each, as they come.
 
         Args:
-            worker: Made once in each process; called with rows that have the JSON of a "batch" each, it returns
-                rows with the JSON of what was "found".
+            worker: Made once in each process; called with rows as `answered` takes and gives them.
             arguments: With which it is made.
             batches: What to do.
             workers: How many.
@@ -91,7 +86,7 @@ class Cluster:
             gpu: Whether each has a GPU.
 
         Raises:
-            FullyConvError: Ray gives up.
+            FullyConvError: Ray gives up, or a worker cannot go on.
         """
         data = self._ray.data
         rows = [{"batch": json.dumps(asdict(batch))} for batch in batches]
@@ -106,10 +101,36 @@ class Cluster:
         )
         try:
             for found in work.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0):
-                yield from map(json.loads, found["found"])
+                yield from map(statuses_of, found["found"])
         except self._ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            raise FullyConvError(f"the cluster gave up: {lines[-1]}", hint="run the same command again") from error
+            raise FullyConvError(f"the cluster gave up: {lines[-1]}", hint=AGAIN) from error
+
+
+def answered(rows: Mapping[str, Any], do: Callable[[Batch], dict[str, Any]]) -> dict[str, list[str]]:
+    """Do the batches of some rows of Ray Data.
+
+    Args:
+        rows: "batch": JSON of each.
+        do: Gives the "statuses" of the keys of a batch, or an "error" with which the job cannot go on.
+
+    Returns:
+        "found": JSON of what it gave for each.
+    """
+    return {"found": [json.dumps(do(Batch(**json.loads(text)))) for text in rows["batch"]]}
+
+
+def statuses_of(found: str) -> dict[str, str]:
+    """Read what `answered` wrote of a batch: the status of each key.
+
+    Raises:
+        FullyConvError: The job cannot go on.
+    """
+    answer = json.loads(found)
+    if "error" in answer:
+        raise FullyConvError(answer["error"], hint=AGAIN)
+    statuses: dict[str, str] = answer["statuses"]
+    return statuses
 
 
 def _expect_answer(address: str) -> None:
@@ -135,11 +156,8 @@ def opened_cluster(address: str, progress: Progress) -> Iterator[Cluster]:
     Raises:
         UsageError: Ray is not installed, or does not run there.
     """
-    _remove_remains()
-    place = tempfile.TemporaryDirectory(prefix=f"fc-{os.getpid()}-", ignore_cleanup_errors=True)
     # What Ray says of each worker that is killed goes to standard output, which is for results.
-    with place as folder, contextlib.redirect_stdout(io.StringIO()):
-        Path(folder, OURS).touch()
+    with own_folder("fc-") as folder, contextlib.redirect_stdout(io.StringIO()):
         if address == "auto":
             address = os.environ.get("RAY_ADDRESS", "local")
         own = address == "local"
@@ -152,7 +170,7 @@ def opened_cluster(address: str, progress: Progress) -> Iterator[Cluster]:
                     num_cpus=_own_cores(),
                     include_dashboard=False,
                     object_store_memory=OBJECTS,
-                    _temp_dir=folder,
+                    _temp_dir=str(folder),
                     **quiet,
                 )
         else:
@@ -169,14 +187,6 @@ def opened_cluster(address: str, progress: Progress) -> Iterator[Cluster]:
             yield cluster
         finally:
             ray.shutdown()
-
-
-def _remove_remains() -> None:
-    """Remove what Ray has left of drivers that were killed."""
-    for mark in Path(tempfile.gettempdir()).glob(f"fc-*-*/{OURS}"):
-        pid = mark.parent.name.split("-")[1]
-        if pid.isdecimal() and process_start(int(pid)) is None:
-            shutil.rmtree(mark.parent, ignore_errors=True)
 
 
 def _ray(own: bool) -> Any:

@@ -6,14 +6,12 @@ the missing bytes alone, if the server still has that version. Only a file with 
 """
 
 import contextlib
-import errno
 import hashlib
 import io
 import math
 import os
 import re
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from http.client import HTTPException, HTTPResponse, InvalidURL
@@ -24,9 +22,10 @@ from urllib.request import Request, urlopen
 
 from fullyconv import __version__
 from fullyconv.errors import DownloadError
+from fullyconv.locks import locked
 from fullyconv.progress import Progress
 
-__all__ = ["digest_of", "download", "locked", "megabytes"]
+__all__ = ["digest_of", "download", "megabytes"]
 
 TIMEOUT = 20.0
 """Seconds until a server has to accept the connection, and each time until it has to send something."""
@@ -362,32 +361,3 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def locked(descriptor: int) -> bool:
-        """Lock an open file if nobody else holds it; say whether it is ours now."""
-        try:
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL}
-    """What file systems answer that have no locks: there, only the digest guards the file."""
-
-    def locked(descriptor: int) -> bool:
-        """Lock an open file if nobody else holds it; say whether it is ours now."""
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-        return True

@@ -11,7 +11,7 @@ from typing import Any
 from fullyconv.config import TrainConfig
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.device import choose_precision, instruction_set, seed_everything, set_threads
-from fullyconv.distribute import batches_of, opened_cluster
+from fullyconv.distribute import answered, batches_of, opened_cluster
 from fullyconv.encoder import Encoder
 from fullyconv.encoders import fetch_pretrained
 from fullyconv.errors import FullyConvError, UsageError
@@ -122,11 +122,11 @@ class FeatureWorker:
         self.job = LocalFolder(Path(job))
 
     def __call__(self, rows: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Do batches as `PredictWorker` does."""
-        return {"found": [json.dumps(self._found(text)) for text in rows["batch"]]}
+        """Do batches, as `answered` has them."""
+        return answered(rows, self._do)
 
-    def _found(self, text: str) -> dict[str, Any]:
-        statuses = work_through(self.job, Batch(**json.loads(text)), self.work)
+    def _do(self, batch: Batch) -> dict[str, Any]:
+        statuses = work_through(self.job, batch, self.work)
         return {"error": f"feature cache: {self.cache.failure}"} if self.cache.failure else {"statuses": statuses}
 
     def work(self, item: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,10 +216,8 @@ def _by_workers(
             batches = batches_of(items, count, lambda item: False)
             count = min(count, len(batches))
             with progress.track("reading features", len(items)) as step:
-                for found in ray.run(FeatureWorker, arguments, batches, workers=count, threads=1):
-                    if "error" in found:
-                        raise FullyConvError(found["error"])
-                    for _ in found["statuses"]:
+                for statuses in ray.run(FeatureWorker, arguments, batches, workers=count, threads=1):
+                    for _ in statuses:
                         step()
         records = Manifest(job).records.values()
     finally:

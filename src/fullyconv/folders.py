@@ -21,6 +21,7 @@ from fullyconv.atomic import atomic_path
 from fullyconv.errors import DataError, UsageError, show_path
 
 __all__ = [
+    "HIDDEN",
     "WORK",
     "Folder",
     "LocalFolder",
@@ -32,7 +33,10 @@ __all__ = [
     "open_folder",
 ]
 
-WORK = ".fullyconv/work"
+HIDDEN = ".fullyconv"
+"""Within a folder of outputs: what a job needs while it goes on."""
+
+WORK = f"{HIDDEN}/work"
 """Within a folder on a disk: where files are written before they are published. Killed workers leave them here."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")

@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fullyconv.errors import FullyConvError, UsageError
-from fullyconv.folders import Folder
+from fullyconv.folders import HIDDEN, Folder
 
 __all__ = ["BATCHES", "QUARANTINE", "TRIES", "Batch", "Manifest", "quarantined", "start_job", "work_through"]
 
-HIDDEN = ".fullyconv"
 BATCHES = f"{HIDDEN}/batches"
 JOB = f"{HIDDEN}/job.json"
 MANIFEST = "manifest.jsonl"

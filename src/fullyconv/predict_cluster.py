@@ -15,7 +15,7 @@ from fullyconv.bands import BANDS, HUGE, bands_of, cut_bands
 from fullyconv.checkpoint import RunLock
 from fullyconv.distribute import Cluster, batches_of, opened_cluster
 from fullyconv.errors import DataError, FullyConvError, UsageError, show_path
-from fullyconv.folders import WORK, Folder, LocalFolder, file_stamp, is_url, open_folder
+from fullyconv.folders import HIDDEN, WORK, Folder, LocalFolder, file_stamp, is_url, open_folder
 from fullyconv.image_files import find_places
 from fullyconv.manifest import QUARANTINE, Manifest, quarantined, start_job
 from fullyconv.memory import available_bytes
@@ -98,7 +98,7 @@ def _held(folder: Folder) -> Iterator[Folder]:
     if not isinstance(folder, LocalFolder):
         yield folder
         return
-    hidden = folder.path / ".fullyconv"
+    hidden = folder.path / HIDDEN
     hidden.mkdir(parents=True, exist_ok=True)
     with RunLock(hidden):
         folder.remove(WORK)
@@ -247,7 +247,7 @@ class _Job:
         arguments = {"out": self.folder.place, "model": self.model, "settings": asdict(self.settings)}
         try:
             with self.progress.track(label, len(items)) as step:
-                for found in self.ray.run(
+                for statuses in self.ray.run(
                     PredictWorker,
                     arguments,
                     batches,
@@ -255,11 +255,7 @@ class _Job:
                     threads=self.settings.threads,
                     gpu=self.settings.device.startswith("cuda"),
                 ):
-                    if "error" in found:
-                        raise FullyConvError(
-                            found["error"], hint="when that is mended, run the same command again"
-                        )
-                    for _ in found["statuses"]:
+                    for _ in statuses:
                         step()
         finally:
             self.manifest.merge()

@@ -1,7 +1,6 @@
 """What a worker of a cluster does: images, bands of huge images, and bands put together. Files in, files out."""
 
 import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -14,7 +13,8 @@ import torch
 from fullyconv.bands import Joined, band_name, predict_band
 from fullyconv.choose_engine import open_predictor
 from fullyconv.device import instruction_set, set_threads
-from fullyconv.folders import Folder, file_stamp, local_file, open_folder
+from fullyconv.distribute import answered
+from fullyconv.folders import HIDDEN, Folder, file_stamp, local_file, open_folder
 from fullyconv.manifest import Batch, work_through
 from fullyconv.predict import Predictor
 from fullyconv.predict_files import predict_files
@@ -22,7 +22,7 @@ from fullyconv.tiles import Box
 
 __all__ = ["MODEL", "PredictSettings", "PredictWorker"]
 
-MODEL = ".fullyconv/model"
+MODEL = f"{HIDDEN}/model"
 """The model, beside the job: workers need no path of their own to it. Its suffix follows."""
 
 
@@ -80,19 +80,12 @@ class PredictWorker:
         self.facts = {"threads": torch.get_num_threads(), "instructions": instruction_set()}
 
     def __call__(self, rows: Mapping[str, Any]) -> dict[str, list[str]]:
-        """Do the batches of some rows of Ray Data.
+        """Do batches, as `answered` has them."""
+        return answered(rows, self._do)
 
-        Args:
-            rows: "batch": JSON of each.
-
-        Returns:
-            "found": JSON of each: the status of every key; or an error with which the job cannot go on.
-        """
-        return {"found": [json.dumps(self._found(text)) for text in rows["batch"]]}
-
-    def _found(self, text: str) -> dict[str, Any]:
+    def _do(self, batch: Batch) -> dict[str, Any]:
         try:
-            return {"statuses": work_through(self.folder, Batch(**json.loads(text)), self.work)}
+            return {"statuses": work_through(self.folder, batch, self.work)}
         except OSError as error:
             return {"error": f"{error.filename or self.folder}: {error.strerror or error}"}
 

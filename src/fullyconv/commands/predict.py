@@ -110,16 +110,16 @@ def predict(
         "tile": tile,
     }
     alone = {
-        "--geojson": geojson,
-        "--coco": coco,
-        "--areas": areas,
-        "--rules": rules,
-        "--verify-tiling": verify_tiling,
+        "geojson": geojson,
+        "coco": coco,
+        "areas": areas,
+        "rules": rules,
+        "verify-tiling": verify_tiling,
     }
     if cluster is not None:
-        for option, given in {**alone, "--engine auto": engine == "auto"}.items():
+        for option, given in {**alone, "engine auto": engine == "auto"}.items():
             if given:
-                raise UsageError(f"{option} is for one process", hint="leave it out, or --cluster")
+                raise UsageError(f"--{option} is for one process", hint="leave it out, or --cluster")
         settings = {**outputs, **computing, "threads": threads or 1}
         _on_cluster(model, inputs, _named(out), cluster, workers, settings)
         return
@@ -153,13 +153,13 @@ def _in_one_process(
     images = find_images(inputs)
     example = next(iter(images.values())) if computing["engine"] == "auto" else None
     predictor = open_predictor(model, **computing, example=example, progress=console)
-    if options["--verify-tiling"]:
+    if options["verify-tiling"]:
         _verify(predictor, images.values())
         return
     folder = Path(_named(out))
-    rules = options["--rules"]
+    rules = options["rules"]
     judged = read_rules(rules, predictor.class_table) if rules is not None else None
-    kinds = {name: options[f"--{name}"] for name in ("geojson", "coco", "areas")}
+    kinds = {name: options[name] for name in ("geojson", "coco", "areas")}
     vectors = Vectors(folder, predictor.class_table, **kinds, rules=judged)
     vectors.refuse_existing(images)
     wanted = vectors if any(kinds.values()) or rules else None

@@ -20,11 +20,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from fullyconv.errors import UsageError
+from fullyconv.own_folder import own_folder
 from fullyconv.predict import Predictor
 from fullyconv.progress import Progress, Silent
 from fullyconv.serve.app import create_app
 from fullyconv.serve.limits import Limits
-from fullyconv.serve.own_folder import own_folder
 from fullyconv.serve.protocol import Connection
 
 __all__ = ["Limits", "create_app", "http_server", "serve"]
@@ -71,7 +71,7 @@ def serve(
             f"{host} can be reached from other machines, so a token is needed",
             hint="put one into FULLYCONV_TOKEN or a file named by --token-file",
         )
-    with own_folder() as folder:
+    with own_folder("fullyconv-serve-") as folder:
         app = create_app(
             models,
             folder,

@@ -25,7 +25,7 @@ from fullyconv.predict_files import LARGE
 from fullyconv.serve.context import Context, UnknownError
 from fullyconv.serve.opened import Opened, OpenedImage
 from fullyconv.serve.pyramid import blocks, reserved
-from fullyconv.serve.received import TooLargeError, received, unless_gone
+from fullyconv.serve.received import TooLargeError, image_body, received, unless_gone
 from fullyconv.serve.work import BusyError
 from fullyconv.shapes import Image, Mask
 from fullyconv.sources.reduced import Reduced
@@ -46,22 +46,6 @@ DOWNLOADS = {
 }
 """What can be downloaded: how its name ends, and its type."""
 
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {"image": {"type": "string", "format": "binary"}, "model": {"type": "string"}},
-                }
-            },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
-}
-
 _UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"description": "There is no such image, or none any more."}}
 
 
@@ -69,7 +53,7 @@ def router(context: Context, opened: Opened) -> APIRouter:
     """The routes."""
     routes = APIRouter(prefix="/images", tags=["page"], responses=_UNKNOWN)
 
-    @routes.post("", status_code=201, summary="Open an image", openapi_extra=_BODY)
+    @routes.post("", status_code=201, summary="Open an image", openapi_extra=image_body(model={"type": "string"}))
     async def add(request: Request, model: str | None = None) -> JSONResponse:
         """Keep an image, so that it can be looked at by tiles, and begin to predict it.
 

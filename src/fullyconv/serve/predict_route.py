@@ -16,7 +16,7 @@ from fullyconv.images import mask_bytes
 from fullyconv.pictures import overlay, with_legend
 from fullyconv.serve import label_studio
 from fullyconv.serve.context import Context
-from fullyconv.serve.received import decoded, received, unless_gone
+from fullyconv.serve.received import decoded, image_body, received, unless_gone
 from fullyconv.serve.sent import Sent
 from fullyconv.shapes import Mask, Pixels
 from fullyconv.vectors import geojson
@@ -42,7 +42,7 @@ def router(context: Context) -> APIRouter:
         "/predict",
         summary="Segment an image",
         response_class=Response,
-        openapi_extra=_BODY,
+        openapi_extra=image_body(model={"type": "string"}, format={"type": "string", "enum": list(FORMATS)}),
         responses={
             200: {"description": "The mask.", "content": {kind: {} for kind in set(FORMATS.values())}},
             503: {"description": "Too many requests wait; try again after Retry-After seconds."},
@@ -118,24 +118,3 @@ def areas(mask: Mask, table: ClassTable) -> dict[str, Any]:
         for index, entry in enumerate(table.classes)
     ]
     return {"height": mask.shape[0], "width": mask.shape[1], "classes": classes}
-
-
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["image"],
-                    "properties": {
-                        "image": {"type": "string", "format": "binary"},
-                        "model": {"type": "string"},
-                        "format": {"type": "string", "enum": list(FORMATS)},
-                    },
-                }
-            },
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-        },
-    }
-}

@@ -29,6 +29,7 @@ __all__ = [
     "body_of",
     "decoded",
     "decoded_bytes",
+    "image_body",
     "json_of",
     "received",
     "unless_gone",
@@ -111,6 +112,18 @@ async def received(request: Request, context: Context) -> AsyncIterator[Received
             yield taken
     finally:
         path.unlink(missing_ok=True)
+
+
+def image_body(**fields: Mapping[str, object]) -> dict[str, object]:
+    """What OpenAPI says of a body that `received` takes.
+
+    Args:
+        fields: Schemas of further fields of the form.
+    """
+    image = {"type": "string", "format": "binary"}
+    form = {"type": "object", "required": ["image"], "properties": {"image": image, **fields}}
+    content = {"multipart/form-data": {"schema": form}, "image/*": {"schema": image}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 async def _fill(form: Form, parts: AsyncIterator[bytes]) -> None:

@@ -159,24 +159,25 @@ class Work:
 
         Whoever stops waiting (is cancelled) leaves the queue; a large image is not computed further.
         """
-        self.measures.pixels.inc(math.prod(pixels.shape[:2]))
         if math.prod(pixels.shape[:2]) > FREE_PIXELS:
             return (await self._by_parts(model, pixels, []))[0]
         job = _Job(model, pixels, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         self._came.set()
         try:
-            return await job.mask
+            mask = await job.mask
+            self.measures.pixels.inc(mask.size)
+            return mask
         finally:
             if job in self._waiting:
                 self._waiting.remove(job)
 
     async def mask_with_confidence(self, model: str, pixels: Pixels) -> tuple[Mask, npt.NDArray[np.float32]]:
         """Predict what `Predictor.predict_with_confidence` gives, a large image by parts."""
-        predictor, size = self.models[model], pixels.shape[:2]
-        self.measures.pixels.inc(math.prod(size))
-        if math.prod(size) <= FREE_PIXELS:
-            return await self.compute(predictor.predict_with_confidence, pixels)
+        if math.prod(pixels.shape[:2]) <= FREE_PIXELS:
+            found = await self.compute(self.models[model].predict_with_confidence, pixels)
+            self.measures.pixels.inc(found[0].size)
+            return found
         mask, measured = await self._by_parts(model, pixels, ["confidence"])
         return mask, measured["confidence"]
 
@@ -191,6 +192,7 @@ class Work:
             mask[box.slices] = part
             for name, values in measured.items():
                 whole[name][box.slices] = values
+        self.measures.pixels.inc(mask.size)
         return mask, whole
 
     async def parts(self, model: str, parts: Iterator[_Result]) -> AsyncGenerator[_Result, None]:
