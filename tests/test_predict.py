@@ -85,8 +85,10 @@ def test_a_batch_has_the_bits_of_its_images(predictor, precision, threads, size)
 def test_a_batch_that_is_too_large_is_computed_one_by_one(predictor, monkeypatch):
     images = [np.random.default_rng(seed).integers(0, 256, (40, 52, 3), dtype=np.uint8) for seed in range(3)]
     small = Predictor(predictor.model, memory=1)
-    monkeypatch.setattr(small, "_batch_logits", None)
+    batches, compute = [], small._batch_logits
+    monkeypatch.setattr(small, "_batch_logits", lambda pixels: batches.append(len(pixels)) or compute(pixels))
     assert np.array_equal(small.predict_batch(images)[2], predictor.predict(images[2]))
+    assert batches[-3:] == [1, 1, 1]
     with pytest.raises(UsageError, match="images of one size, got 2 sizes"):
         small.predict_batch([images[0], images[1][:30]])
 

@@ -21,10 +21,11 @@ from fullyconv.class_table import IGNORE_INDEX
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.errors import DataError
 from fullyconv.image_form import shown
-from fullyconv.images import opened, orientation, show_path
+from fullyconv.images import opened, show_path
 from fullyconv.layout import some
 from fullyconv.progress import Progress, Silent
 from fullyconv.shapes import Image, Mask, Size
+from fullyconv.upright import orientation
 
 __all__ = ["Examination", "Finding", "class_widths", "examine", "of_classes"]
 

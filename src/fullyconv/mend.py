@@ -17,8 +17,9 @@ from fullyconv.class_table import IGNORE_INDEX, ClassTable
 from fullyconv.dataset import Dataset, Sample
 from fullyconv.errors import DataError, show_path
 from fullyconv.formats import find_samples
-from fullyconv.images import opened, read_mask_array, upright
+from fullyconv.images import opened, read_mask_array
 from fullyconv.shapes import Mask, Size
+from fullyconv.upright import upright
 
 __all__ = ["Mended", "guessed_table", "mask_files", "mend"]
 

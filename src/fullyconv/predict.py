@@ -12,6 +12,7 @@ import torch
 from PIL import Image as PillowImage
 from torch import Tensor
 
+from fullyconv.blending import blended
 from fullyconv.device import choose_device, choose_precision, move
 from fullyconv.errors import UsageError
 from fullyconv.images import to_rgb
@@ -120,11 +121,7 @@ class Predictor:
         Raises:
             UsageError: Not even the smallest tile fits into the memory that is allowed.
         """
-        pixels = self.pixels_of(image)
-        mask = np.empty(pixels.shape[:2], np.uint8)
-        for area, part in self.mask_parts(pixels.shape[:2], lambda box: pixels[box.slices]):
-            mask[area.slices] = part
-        return mask
+        return self.predict_measured(image, ())[0]
 
     def predict_batch(self, images: Sequence[Pixels]) -> list[Mask]:
         """Predict images of one size at once, which is faster where they are small.
@@ -177,9 +174,8 @@ class Predictor:
         Raises:
             UsageError: Not even the smallest tile fits into the memory that is allowed.
         """
-        for area, logits, inner in self._logit_parts(size, read, rows):
-            mask = predict_mask(logits, self.output_stride, (inner.bottom, inner.right))[0]
-            yield area, mask[inner.slices].cpu().numpy()
+        for area, mask, _ in self.measured_parts(size, read, (), rows):
+            yield area, mask
 
     def predict_with_confidence(
         self, image: str | Path | PillowImage.Image | Pixels
@@ -217,21 +213,19 @@ class Predictor:
             H x W uint8 class indices; by measure, H x W float32.
         """
         pixels = self.pixels_of(image)
-        mask = np.empty(pixels.shape[:2], np.uint8)
-        whole = {name: np.empty(pixels.shape[:2], np.float32) for name in measures}
-        for area, part, measured in self.measured_parts(
-            pixels.shape[:2], lambda box: pixels[box.slices], measures
-        ):
+        size = pixels.shape[:2]
+        mask, whole = np.empty(size, np.uint8), {name: np.empty(size, np.float32) for name in measures}
+        for area, part, measured in self.measured_parts(size, lambda box: pixels[box.slices], measures):
             mask[area.slices] = part
             for name, values in measured.items():
                 whole[name][area.slices] = values
         return mask, whole
 
     def measured_parts(
-        self, size: Size, read: Read, measures: Sequence[str]
+        self, size: Size, read: Read, measures: Sequence[str], rows: int | None = None
     ) -> Iterator[tuple[Box, Mask, dict[str, npt.NDArray[np.float32]]]]:
         """Predict an image as `mask_parts` does, and yield measures of each part (see `predict_measured`)."""
-        for area, logits, inner in self._logit_parts(size, read):
+        for area, logits, inner in self._logit_parts(size, read, rows):
             form = self.output_stride, (inner.bottom, inner.right)
             mask = predict_mask(logits, *form)[0][inner.slices].cpu().numpy()
             measured = {name: MEASURES[name](logits, *form)[0][inner.slices].cpu().numpy() for name in measures}
@@ -264,7 +258,7 @@ class Predictor:
         weights = [self.model.encoder.working_network(), *self.model.decoder.state_dict(keep_vars=True).values()]
         state = (size, [(id(held), getattr(held, "_version", 0)) for held in weights])
         if self._streamed is None or self._streamed[0] != state:
-            image = self._images(self._blank((1, 1))).expand(-1, -1, *size)
+            image = self._images(self._blank((1, 1))[None]).expand(-1, -1, *size)
             try:
                 self._streamed = state, RowStream(lambda images: self._logits(images), image)
             except NotStreamableError:
@@ -282,12 +276,15 @@ class Predictor:
 
     def _logit_parts(self, size: Size, read: Read, rows: int | None = None) -> Iterator[tuple[Box, Logits, Box]]:
         """Yield areas that cover an image, the logits that each is interpolated from, and its place in them."""
+        whole = Box(0, 0, *size)
         stream = self.row_stream(size) if rows or self._by_rows(size) else None
         if stream is not None and (rows := rows or self.rows_at_a_time(stream)):
             yield from self._bands(stream, rows, read)
             return
         if self.halo is None and self._blended_side(size) < max(size):
-            yield self._blended(size, read)
+            windows = overlapping(size, self._blended_side(size), self.tile_grid)
+            parts = ((window, self.logits(read(window))) for window in windows)
+            yield whole, blended(parts, size, self.output_stride), whole
             return
         for tile in self.tiles(size):
             yield tile.area, *self._around(self.logits(read(tile.window)), tile.area.within(tile.window))
@@ -297,7 +294,7 @@ class Predictor:
         boxes = (Box(top, 0, min(top + rows, height), width) for top in range(0, height, rows))
         held: list[Logits] = []
         first = done = cells = 0  # the first row of logits that is held; rows of pixels, and of logits, so far
-        for part in stream.run(self._images(read(box)) for box in boxes):
+        for part in stream.run(self._images(read(box)[None]) for box in boxes):
             held, cells = [torch.cat([*held, part], dim=-2)], cells + part.shape[-2]
             # Half of the pixels of the last row of logits lie between it and the next one.
             bottom = height if cells == stream.rows else min((cells - 1) * stride, height)
@@ -321,22 +318,6 @@ class Predictor:
         if math.prod(size) <= FREE_PIXELS or math.prod(size) * self.bytes_per_pixel <= self.memory:
             return max(size)
         return int(math.sqrt(max(self.memory / self.bytes_per_pixel, FREE_PIXELS)))
-
-    def _blended(self, size: Size, read: Read) -> tuple[Box, Logits, Box]:
-        """Average the logits of overlapping tiles, each the less the nearer to its border."""
-        stride, whole = self.output_stride, Box(0, 0, *size)
-        total, weights = torch.zeros(0), torch.zeros(0)
-        for window in overlapping(size, self._blended_side(size), self.tile_grid):
-            logits = self.logits(read(window))
-            if not len(total):
-                total = logits.new_zeros((*logits.shape[:2], *(-(-side // stride) for side in size)))
-                weights = torch.zeros_like(total[0, 0])
-            rows, columns = (slice(start // stride, -(-end // stride)) for start, end in window.ranges)
-            height, width = total[..., rows, columns].shape[-2:]
-            weight = _ramp(height).outer(_ramp(width)).to(total)
-            total[..., rows, columns] += logits[..., :height, :width] * weight
-            weights[rows, columns] += weight
-        return whole, total / weights, whole
 
     def _by_rows(self, size: Size) -> bool:
         """Whether an image is so large that it is not computed in one piece."""
@@ -401,25 +382,18 @@ class Predictor:
         origin = Box(top * stride, left * stride, bottom * stride, right * stride)
         return logits[..., top:bottom, left:right], area.within(origin)
 
-    @torch.no_grad()
     def logits(self, pixels: Pixels) -> Logits:
         """Compute 1 x C x h x w logits at the output stride, of an image or of a window in one piece."""
-        return self._logits(self._images(pixels))
+        return self._batch_logits(pixels[None])
 
     @torch.no_grad()
     def _batch_logits(self, pixels: Pixels) -> Logits:
         """Compute N x C x h x w logits of N x H x W x K images."""
-        return self._logits(torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2))
+        return self._logits(self._images(pixels))
 
     def _logits(self, images: Images) -> Logits:
         return self.model.logits(self.model.features(images), (images.shape[-2], images.shape[-1]))
 
     def _images(self, pixels: Pixels) -> Images:
-        """Put H x W x K pixels where the model is, as 1 x K x H x W."""
-        return move(torch.from_numpy(pixels.copy()), self.device).permute(2, 0, 1)[None]
-
-
-def _ramp(count: int) -> Tensor:
-    """Weights that rise to the middle of so many cells and fall again."""
-    cells = torch.arange(count)
-    return torch.minimum(cells, count - 1 - cells).float() + 1
+        """Put N x H x W x K pixels where the model is, as N x K x H x W."""
+        return move(torch.from_numpy(pixels.copy()), self.device).permute(0, 3, 1, 2)

@@ -19,8 +19,9 @@ from PIL import Image as PillowImage
 from fullyconv.array_file import is_item, item_size, read_stored_item
 from fullyconv.embedded import is_embedded, open_binary
 from fullyconv.errors import DataError, FullyConvError, show_path
-from fullyconv.images import TIFF_BEGINNINGS, image_size, opened, raw_mode, upright
+from fullyconv.images import TIFF_BEGINNINGS, image_size, opened, raw_mode
 from fullyconv.shapes import Size
+from fullyconv.upright import upright
 
 __all__ = ["CHANNELS_HINT", "explained", "is_tiff", "pillow_values", "read_stored", "stored_size", "tifffile"]
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from fullyconv.array_file import is_item
 from fullyconv.image_form import RGB, ImageForm
-from fullyconv.images import image_size, opened, upright_size
+from fullyconv.images import image_size, opened
 from fullyconv.shapes import Pixels, Size
 from fullyconv.sources.blocks import MaskParts
 from fullyconv.sources.decoded import LARGEST_DECODED, Decoded, Whole
@@ -20,6 +20,7 @@ from fullyconv.sources.geotiff import GeoTiff
 from fullyconv.sources.tiff import GEO_TAGS, TiledTiff
 from fullyconv.stored import is_tiff, stored_size
 from fullyconv.tiles import Box
+from fullyconv.upright import upright_size
 from fullyconv.vectors import Place
 
 __all__ = ["LARGEST_DECODED", "LARGEST_READ", "Header", "ImageSource", "open_image", "read_header"]

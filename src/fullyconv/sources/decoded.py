@@ -9,12 +9,13 @@ from PIL import Image as PillowImage
 
 from fullyconv.errors import DataError, show_path
 from fullyconv.image_form import ImageForm
-from fullyconv.images import SIDEWAYS, orientation, to_rgb, upright, write_mask
+from fullyconv.images import to_rgb, write_mask
 from fullyconv.memory import available_bytes, give_back_freed, shown_bytes
 from fullyconv.shapes import Image, Pixels, Size
 from fullyconv.sources.blocks import MaskParts, row_blocks
 from fullyconv.stored import read_stored, stored_size
 from fullyconv.tiles import Box
+from fullyconv.upright import SIDEWAYS, orientation, upright
 
 __all__ = ["LARGEST_DECODED", "Decoded", "Whole"]
 
