@@ -6,23 +6,35 @@ everything else is ink, grey and white. Charts of numbers are in `charts`.
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import numpy.typing as npt
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image as PillowImage
-from PIL import ImageDraw, ImageFont
+from PIL import ImageDraw
 
 from fullyconv.atomic import atomic_path
 from fullyconv.class_table import IGNORE_INDEX, ClassTable
 from fullyconv.errors import UsageError
 from fullyconv.images import show_path, write_image
 from fullyconv.shapes import Image, Mask, Size
+from fullyconv.sheets import (
+    GAP,
+    INK,
+    LINE,
+    PAPER,
+    Cell,
+    box_of,
+    fitted,
+    font_of,
+    in_rows,
+    shortened,
+    stacked,
+    zoom_of,
+)
 
 __all__ = [
     "IGNORED_NAME",
@@ -42,22 +54,15 @@ __all__ = [
 IGNORED_NAME = "ignored"
 """What legends call pixels without a class."""
 
-_INK = (31, 35, 40)
-_LINE = (200, 205, 212)
-_PAPER = (255, 255, 255)
 _HATCH = ((222, 222, 222), (190, 190, 190))  # of ignored pixels: light and dark stripes
 _STRIPE = 3  # width of a stripe along the rows, in pixels
 _NEARLY_BLACK = 64  # a class whose colour stays below this in all parts is not tinted in overlays
 _STRIP = 512  # rows that are blended at a time
-_PANEL_WIDTH = 1600  # what a panel aims at, in pixels
-_GAP = 12  # between cells, in pixels
-_CELL = (96, 320)  # smallest and largest side of the box that an image is fitted into
 _MAPS_UP_TO = 4  # classes: with more, one binary map a class makes a panel too wide
 
 _DATES = {"svg": "Date", "pdf": "CreationDate"}  # vector formats, and what matplotlib calls the time in them
 
 _Row = tuple[Image, Mask, Mask]
-_Cell = tuple[str, Image]
 
 
 def colorize(mask: Mask, table: ClassTable) -> Image:
@@ -148,14 +153,14 @@ def with_legend(picture: Image, table: ClassTable, present: Iterable[int] | None
     known = [index for index in indices if index < table.num_classes or index == IGNORE_INDEX]
     size = int(np.clip(round(picture.shape[1] / 45), 12, 48))
     strip = _legend(known, table, max(picture.shape[1], 18 * size), size)
-    return _stacked([picture, strip])
+    return stacked([picture, strip])
 
 
 def _legend(indices: Sequence[int], table: ClassTable, width: int, size: int) -> Image:
     """A strip with swatches and names, `width` pixels wide."""
-    font, gap, line = _font(size), max(round(0.5 * size), _GAP), round(1.7 * size)
+    font, gap, line = font_of(size), max(round(0.5 * size), GAP), round(1.7 * size)
     names = [table.names[i] if i < table.num_classes else IGNORED_NAME for i in indices]
-    texts = [_shortened(name, font, width - 2 * gap - round(1.5 * size)) for name in names]
+    texts = [shortened(name, font, width - 2 * gap - round(1.5 * size)) for name in names]
     places, x, y = [], gap, gap
     for text in texts:
         taken = round(1.5 * size + font.getlength(text))
@@ -163,14 +168,14 @@ def _legend(indices: Sequence[int], table: ClassTable, width: int, size: int) ->
             x, y = gap, y + line
         places.append((x, y))
         x += taken + round(1.4 * size)
-    canvas = PillowImage.new("RGB", (width, y + line + gap if texts else 1), _PAPER)
+    canvas = PillowImage.new("RGB", (width, y + line + gap if texts else 1), PAPER)
     pen = ImageDraw.Draw(canvas)
     for index, text, (left, top) in zip(indices, texts, places, strict=True):
         swatch = np.full((size, size), index, np.uint8)
         canvas.paste(PillowImage.fromarray(colorize(swatch, table)), (left, top + (line - size) // 2))
         box = (left, top + (line - size) // 2, left + size - 1, top + (line - size) // 2 + size - 1)
-        pen.rectangle(box, outline=_LINE)
-        pen.text((left + round(1.5 * size), top + line // 2), text, _INK, font, anchor="lm")
+        pen.rectangle(box, outline=LINE)
+        pen.text((left + round(1.5 * size), top + line // 2), text, INK, font, anchor="lm")
     return np.asarray(canvas)
 
 
@@ -193,23 +198,23 @@ def validation_panel(rows: Sequence[_Row], table: ClassTable) -> Image:
     if not rows:
         raise UsageError("expected at least one sample for a validation panel, got none")
     maps = table.num_classes if table.num_classes <= _MAPS_UP_TO else 0
-    box = _box(4 + maps)
-    cells: list[list[_Cell]] = []
+    box = box_of(4 + maps)
+    cells: list[list[Cell]] = []
     for number, (image, target, prediction) in enumerate(rows):
         _check_same_size(image, target)
-        zoom = _zoom(image.shape[:2], box)
+        zoom = zoom_of(image.shape[:2], box)
         shown = [
-            ("image", _fitted(image, zoom)),
-            ("target", _fitted(colorize(target, table), zoom)),
-            ("prediction", _fitted(colorize(prediction, table), zoom)),
-            ("overlay", _fitted(overlay(image, prediction, table, border=max(1, round(1 / zoom))), zoom)),
+            ("image", fitted(image, zoom)),
+            ("target", fitted(colorize(target, table), zoom)),
+            ("prediction", fitted(colorize(prediction, table), zoom)),
+            ("overlay", fitted(overlay(image, prediction, table, border=max(1, round(1 / zoom))), zoom)),
         ]
-        shown += [(table.names[i], _fitted(_binary(prediction == i), zoom)) for i in range(maps)]
+        shown += [(table.names[i], fitted(_binary(prediction == i), zoom)) for i in range(maps)]
         cells.append([(title if number == 0 else "", picture) for title, picture in shown])
     counts = sum(np.bincount(mask.ravel(), minlength=256) for row in rows for mask in row[1:])
     present = np.flatnonzero(counts).tolist()
-    sheet = _sheet(cells)
-    return _stacked([sheet, _legend(present, table, sheet.shape[1], 14)])
+    sheet = in_rows(cells)
+    return stacked([sheet, _legend(present, table, sheet.shape[1], 14)])
 
 
 def reconstruction_panel(rows: Mapping[str, Sequence[Image]]) -> Image:
@@ -228,12 +233,12 @@ def reconstruction_panel(rows: Mapping[str, Sequence[Image]]) -> Image:
     number = len(next(iter(rows.values()), ()))
     if not number:
         raise UsageError("expected at least one image for a panel of reconstructions, got none")
-    box = _box(number)
-    zooms = [_zoom(image.shape[:2], box) for image in next(iter(rows.values()))]
-    return _sheet(
+    box = box_of(number)
+    zooms = [zoom_of(image.shape[:2], box) for image in next(iter(rows.values()))]
+    return in_rows(
         [
             [
-                ("" if column else title, _fitted(image, zoom))
+                ("" if column else title, fitted(image, zoom))
                 for column, (image, zoom) in enumerate(zip(images, zooms, strict=True))
             ]
             for title, images in rows.items()
@@ -259,10 +264,10 @@ def class_maps(image: Image, mask: Mask, table: ClassTable, *, columns: int = 6)
     _check_mask(mask, table)
     _check_same_size(image, mask)
     columns = min(table.num_classes + 1, columns)
-    zoom = _zoom(image.shape[:2], _box(columns))
-    cells = [("image", _fitted(image, zoom))]
-    cells += [(name, _fitted(_binary(mask == i), zoom)) for i, name in enumerate(table.names)]
-    return _sheet([cells[start : start + columns] for start in range(0, len(cells), columns)])
+    zoom = zoom_of(image.shape[:2], box_of(columns))
+    cells = [("image", fitted(image, zoom))]
+    cells += [(name, fitted(_binary(mask == i), zoom)) for i, name in enumerate(table.names)]
+    return in_rows([cells[start : start + columns] for start in range(0, len(cells), columns)])
 
 
 def probability_picture(probabilities: npt.NDArray[np.floating]) -> Image:
@@ -288,12 +293,12 @@ def sheet(rows: Sequence[Sequence[tuple[str, Image]]], table: ClassTable) -> Ima
         rows: As many (title, H x W x 3 uint8 RGB) in each; those of a row have one size.
         table: The classes.
     """
-    cells: list[list[_Cell]] = []
+    cells: list[list[Cell]] = []
     for row in rows:
-        zoom = _zoom(row[0][1].shape[:2], _box(len(row)))
-        cells.append([("" if cells else title, _fitted(picture, zoom)) for title, picture in row])
-    picture = _sheet(cells)
-    return _stacked([picture, _legend(range(table.num_classes), table, picture.shape[1], 14)])
+        zoom = zoom_of(row[0][1].shape[:2], box_of(len(row)))
+        cells.append([("" if cells else title, fitted(picture, zoom)) for title, picture in row])
+    picture = in_rows(cells)
+    return stacked([picture, _legend(range(table.num_classes), table, picture.shape[1], 14)])
 
 
 def save_picture(picture: Image | PillowImage.Image | Figure, path: str | Path, *, overwrite: bool = True) -> None:
@@ -327,78 +332,8 @@ def save_picture(picture: Image | PillowImage.Image | Figure, path: str | Path, 
     write_image(path, picture, overwrite=overwrite)
 
 
-# Layout
-
-
-def _box(columns: int) -> int:
-    """The side of the square that each image of a row is fitted into."""
-    return int(np.clip(_PANEL_WIDTH // columns - _GAP, *_CELL))
-
-
-def _zoom(size: tuple[int, ...], box: int) -> float:
-    """By how much an image is enlarged to fill a square, in whole steps where it grows."""
-    zoom = box / max(size)
-    return zoom if zoom < 1 else float(int(zoom))
-
-
-def _fitted(picture: Image, zoom: float) -> Image:
-    """A picture at another size: pixels repeated when it grows, averaged when it shrinks."""
-    height, width = (max(1, round(side * zoom)) for side in picture.shape[:2])
-    kind = PillowImage.Resampling.NEAREST if zoom >= 1 else PillowImage.Resampling.BOX
-    return np.asarray(PillowImage.fromarray(picture).resize((width, height), kind))
-
-
 def _binary(where: npt.NDArray[np.bool_]) -> Image:
     return np.repeat(np.where(where, np.uint8(255), np.uint8(0))[..., None], 3, axis=2)
-
-
-def _sheet(cells: Sequence[Sequence[_Cell]]) -> Image:
-    """Pictures in rows and columns, each with a thin frame and, where it has one, a title above."""
-    size, font = 14, _font(14)
-    width = max(_CELL[0], *(picture.shape[1] for row in cells for _, picture in row))
-    heads = [round(1.7 * size) if any(title for title, _ in row) else 0 for row in cells]
-    heights = [max(picture.shape[0] for _, picture in row) for row in cells]
-    total = _GAP + len(cells[0]) * (width + _GAP), _GAP + sum(heads) + sum(heights) + _GAP * len(cells)
-    canvas = PillowImage.new("RGB", total, _PAPER)
-    pen = ImageDraw.Draw(canvas)
-    top = _GAP
-    for row, head, height in zip(cells, heads, heights, strict=True):
-        for column, (title, picture) in enumerate(row):
-            left = _GAP + column * (width + _GAP)
-            pen.text((left, top), _shortened(title, font, width), _INK, font)
-            x, y = left + (width - picture.shape[1]) // 2, top + head + (height - picture.shape[0]) // 2
-            pen.rectangle((x - 1, y - 1, x + picture.shape[1], y + picture.shape[0]), outline=_LINE)
-            canvas.paste(PillowImage.fromarray(picture), (x, y))
-        top += head + height + _GAP
-    return np.asarray(canvas)
-
-
-def _stacked(pictures: Sequence[Image]) -> Image:
-    """Pictures below each other, centred on white."""
-    width = max(picture.shape[1] for picture in pictures)
-    canvas = np.full((sum(picture.shape[0] for picture in pictures), width, 3), _PAPER, np.uint8)
-    top = 0
-    for picture in pictures:
-        height, columns = picture.shape[:2]
-        left = (width - columns) // 2
-        canvas[top : top + height, left : left + columns] = picture
-        top += height
-    return canvas
-
-
-@lru_cache(maxsize=8)
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which comes with matplotlib: Pillow's own font has no umlauts, Greek or Cyrillic."""
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
-
-
-def _shortened(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """A text that fits a width, its end replaced by dots where it does not."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text.rstrip() + "…"
 
 
 def _hatch(size: Size) -> Image:
@@ -434,7 +369,7 @@ def difference(image: Image, target: Mask, prediction: Mask) -> Image:
 
 def beside(pictures: Sequence[Image], width: int) -> Image:
     """Put pictures of one size into a row of so many pixels."""
-    box = (width - _GAP * (len(pictures) - 1)) // len(pictures)
-    fitted = [_fitted(picture, box / picture.shape[1]) for picture in pictures]
-    spaced = [np.pad(picture, ((0, 0), (0, _GAP), (0, 0)), constant_values=255) for picture in fitted]
-    return np.concatenate(spaced, axis=1)[:, :-_GAP]
+    box = (width - GAP * (len(pictures) - 1)) // len(pictures)
+    small = [fitted(picture, box / picture.shape[1]) for picture in pictures]
+    spaced = [np.pad(picture, ((0, 0), (0, GAP), (0, 0)), constant_values=255) for picture in small]
+    return np.concatenate(spaced, axis=1)[:, :-GAP]

@@ -10,7 +10,6 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,22 +25,18 @@ from fullyconv.charts import curves
 from fullyconv.checkpoint import load_newest, save_checkpoint
 from fullyconv.config import PretrainConfig
 from fullyconv.device import choose_device, move, set_threads
-from fullyconv.encoder import to_grey
 from fullyconv.encoders.cae import CAE, PRESETS, save_cae
 from fullyconv.errors import DataError, TrainingError, UsageError
-from fullyconv.image_files import find_images
-from fullyconv.image_form import RGB, ImageForm
+from fullyconv.image_form import ImageForm
 from fullyconv.phase import one_cycle
 from fullyconv.pictures import reconstruction_panel, save_picture
+from fullyconv.pretrain_images import ImageReader, Picture, collected, split, to_tensor
 from fullyconv.progress import Progress, Silent, duration
 from fullyconv.run_folder import RunFolder
 from fullyconv.shapes import Image, Size
 from fullyconv.sizes import padded_size
 
 __all__ = ["PretrainResult", "pretrain", "reconstruct"]
-
-MEMORY = 2 * 10**9
-"""Bytes of images that are held in memory; what does not fit is read again in every epoch."""
 
 START = 2**22
 """Pixels of which the principal components are taken."""
@@ -95,8 +90,8 @@ def pretrain(
     run = RunFolder(Path(out), resume=resume, progress=progress or Silent())
     set_threads(config.threads)
     with run.held(resumed=resume):
-        pictures = _collect(images)
-        splits = _split(pictures, config)
+        pictures = collected(images)
+        splits = split(pictures, config)
         if resume:
             now = {picture.id: name for name, part in splits.items() for picture in part}
             if now != run.read_split():
@@ -122,97 +117,19 @@ def reconstruct(cae: CAE, image: _Array) -> _Array:
     """
     device = next(cae.parameters()).device
     with torch.no_grad():
-        drawn = cae(_to_tensor(image)[None].to(device) / 255)
+        drawn = cae(to_tensor(image)[None].to(device) / 255)
     return _to_image(drawn[0])
-
-
-@dataclass(frozen=True, eq=False)
-class _Picture:
-    """An image to learn from: a file, or an H x W x channels array."""
-
-    id: str
-    source: Path | _Array
-
-
-def _collect(images: Sequence[str | Path | _Array]) -> list[_Picture]:
-    """Find files and name arrays."""
-    names = [item for item in images if not isinstance(item, np.ndarray)]
-    found = [_Picture(name, path) for name, path in (find_images(names) if names else {}).items()]
-    arrays = [item for item in images if isinstance(item, np.ndarray)]
-    for number, array in enumerate(arrays):
-        if array.dtype != np.uint8 or array.ndim not in (2, 3) or 0 in array.shape:
-            raise UsageError(
-                f"an image array has to be H x W or H x W x channels uint8, got "
-                f"{' x '.join(map(str, array.shape))} {array.dtype}",
-                hint="scale to 0..255 and convert with .astype('uint8')",
-            )
-        found.append(_Picture(f"array-{number:06}", array if array.ndim == 3 else array[..., None]))
-    return found
-
-
-def _split(pictures: Sequence[_Picture], config: PretrainConfig) -> dict[str, list[_Picture]]:
-    """Hold a part of the images out, by their names and the seed alone."""
-    if len(pictures) < 2:
-        raise DataError(
-            f"expected 2 images or more, got {len(pictures)}", hint="one of them is held out and measured"
-        )
-    drawn = sorted(
-        pictures, key=lambda p: hashlib.sha256(f"{config.seed}:{p.id}".encode(errors="surrogateescape")).digest()
-    )
-    count = min(max(round(config.val_fraction * len(pictures)), 1), len(pictures) - 1)
-    held_out = {picture.id for picture in drawn[:count]}
-    return {
-        "train": [picture for picture in pictures if picture.id not in held_out],
-        "val": [picture for picture in pictures if picture.id in held_out],
-    }
-
-
-class _Reader:
-    """Reads images with the autoencoder's number of channels, and holds what fits in memory."""
-
-    def __init__(self, form: ImageForm) -> None:
-        self.form, self.channels = form, form.channels
-        self._from_rgb = form.value_range is None and form.channels in (1, 3)
-        self._held: dict[str, Tensor] = {}
-        self._held_bytes = 0
-
-    def sizes(self, pictures: Sequence[_Picture]) -> list[Size]:
-        """(height, width) of images, all of which can be read then."""
-        with ThreadPoolExecutor() as workers:
-            return list(workers.map(self._size, pictures))
-
-    def _size(self, picture: _Picture) -> Size:
-        if isinstance(picture.source, Path):
-            return (RGB if self._from_rgb else self.form).verify(picture.source)
-        height, width, channels = picture.source.shape
-        if channels != self.channels:
-            raise UsageError(f"expected images of {self.channels} channels, {picture.id} has {channels}")
-        return height, width
-
-    def read(self, picture: _Picture) -> Tensor:
-        """Return an image, channels x H x W, 0..255: uint8, or float32 of a form other than grey and RGB."""
-        if (held := self._held.get(picture.id)) is not None:
-            return held
-        file = isinstance(picture.source, Path)
-        form = RGB if self._from_rgb else self.form
-        pixels = _to_tensor(form.read(picture.source) if isinstance(picture.source, Path) else picture.source)
-        if file and self._from_rgb and self.channels == 1:
-            pixels = to_grey(pixels[None].float())[0].round().byte()
-        if self._held_bytes + pixels.nbytes <= MEMORY:
-            self._held[picture.id] = pixels
-            self._held_bytes += pixels.nbytes
-        return pixels
 
 
 class _Session:
     """One pretraining from its first line to its last: the parts that the loop needs, made once."""
 
-    def __init__(self, run: RunFolder, config: PretrainConfig, splits: Mapping[str, Sequence[_Picture]]) -> None:
+    def __init__(self, run: RunFolder, config: PretrainConfig, splits: Mapping[str, Sequence[Picture]]) -> None:
         self.run, self.config, self.splits = run, config, splits
         self.device = choose_device(config.device)
         preset = PRESETS[config.preset]
         architecture = replace(preset, channels=config.channels or preset.channels, down=config.down)
-        self.reader = _Reader(ImageForm.of(architecture.channels, config.value_range))
+        self.reader = ImageReader(ImageForm.of(architecture.channels, config.value_range))
         sizes = self.reader.sizes([*splits["train"], *splits["val"]])
         tallest, widest = (max(size[axis] for size in sizes) for axis in (0, 1))
         self.crop = min(config.crop, tallest), min(config.crop, widest)
@@ -347,9 +264,7 @@ class _Session:
         return total / pixels
 
     @torch.no_grad()
-    def _reconstructions(
-        self, pictures: Sequence[_Picture], side: Size
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _reconstructions(self, pictures: Sequence[Picture], side: Size) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield the central part of each image, the same with noise, and what comes back: 1 x channels x h x w."""
         for index, picture in enumerate(pictures):
             image = self.reader.read(picture)
@@ -417,10 +332,6 @@ def _cut(image: Tensor, corner: Sequence[int], size: Size) -> Tensor:
     rows = torch.arange(corner[0], corner[0] + size[0]).clamp(max=image.shape[-2] - 1)
     columns = torch.arange(corner[1], corner[1] + size[1]).clamp(max=image.shape[-1] - 1)
     return image.index_select(-2, rows).index_select(-1, columns)
-
-
-def _to_tensor(image: _Array) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def _to_image(values: Tensor) -> _Array:
