@@ -11,9 +11,7 @@ from fullyconv.class_table import (
     ClassEntry,
     ClassTable,
     default_color,
-    one_channel,
     read_entries,
-    value_text,
 )
 from fullyconv.errors import DataError
 
@@ -196,13 +194,6 @@ def test_grey_saved_as_rgb_is_read_as_values():
     assert ClassTable.from_names(["a", "b"]).decode(grey).tolist() == [[0, 1, 255]]
 
 
-def test_an_rgb_mask_without_colours_in_the_table_is_refused():
-    colors = np.array([[[1, 1, 1], [3, 2, 1]]], np.uint8)
-    with pytest.raises(DataError, match=r"m: expected a mask with a class value.* 3,2,1 ") as caught:
-        one_channel(colors, "m")
-    assert "classes.txt" in caught.value.hint
-
-
 @given(arrays.arrays(np.uint8, (4, 5)), st.sets(st.integers(0, 254), min_size=1), st.sets(st.integers(0, 254)))
 def test_decode_agrees_with_a_loop(values, classes, ignored):
     if not classes - ignored:
@@ -277,13 +268,6 @@ def test_default_colours_are_those_of_voc_and_all_differ():
     ]
     assert default_color(255) == (224, 224, 192)
     assert len({default_color(i) for i in range(256)}) == 256
-
-
-def test_values_are_shortened_only_where_nothing_is_lost():
-    assert value_text(range(11)) == "0..10"
-    assert value_text([0, 1]) == "0, 1"
-    assert value_text([0, 1, 3]) == "0, 1, 3"
-    assert value_text([0, 1, 2, 4, 6, 7, 8, 9, 11, 12]) == "0..2, 4, 6..9, 11, 12"
 
 
 def test_a_table_can_be_compared_and_hashed_after_use():

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fullyconv.errors import DataError
+from fullyconv.mask_values import first_where, one_channel, packed, value_text
 from fullyconv.shapes import Mask
 
 __all__ = [
@@ -25,9 +26,7 @@ __all__ = [
     "Encoding",
     "default_color",
     "entries_of_names",
-    "one_channel",
     "read_entries",
-    "value_text",
 ]
 
 IGNORE_INDEX = 255
@@ -228,7 +227,7 @@ class ClassTable:
         """Colours as 0xRRGGBB, ascending, and the class index of each."""
         colors = np.array([*(entry.color for entry in self.classes), *self.ignored_colors], dtype=np.uint8)
         indices = [*range(self.num_classes), *(IGNORE_INDEX for _ in self.ignored_colors)]
-        codes = _packed(colors)
+        codes = packed(colors)
         order = np.argsort(codes)
         return codes[order], np.array(indices, dtype=np.uint8)[order]
 
@@ -252,7 +251,7 @@ class ClassTable:
         array = one_channel(array, where)
         indices = self._index_of_value[array]
         if (indices < 0).any():
-            value, pixels = _first_where(indices < 0, array)
+            value, pixels = first_where(indices < 0, array)
             raise DataError(
                 f"{where}: mask value {value} ({pixels}) is not one of the {self.num_classes} class values "
                 f"{value_text(self.values)}",
@@ -262,11 +261,11 @@ class ClassTable:
 
     def _decode_colors(self, array: npt.NDArray[np.uint8], where: str | Path) -> Mask:
         codes, index_of_code = self._index_of_color
-        pixels = _packed(array)
+        pixels = packed(array)
         place = np.minimum(np.searchsorted(codes, pixels), len(codes) - 1)
         unknown = codes[place] != pixels
         if unknown.any():
-            code, where_in_mask = _first_where(unknown, pixels)
+            code, where_in_mask = first_where(unknown, pixels)
             color = f"{code >> 16},{code >> 8 & 255},{code & 255}"
             raise DataError(
                 f"{where}: colour {color} ({where_in_mask}) is not in the class table",
@@ -293,7 +292,7 @@ class ClassTable:
             lookup[IGNORE_INDEX] = IGNORE_INDEX
         values = lookup[mask]
         if (values < 0).any():
-            index, pixels = _first_where(values < 0, mask)
+            index, pixels = first_where(values < 0, mask)
             raise DataError(f"class index {index} ({pixels}) is not one of the {self.num_classes} classes")
         return values.astype(np.uint8)
 
@@ -373,55 +372,6 @@ def entries_of_names(names: Sequence[str]) -> tuple[ClassEntry, ...]:
     if len(names) > MAX_CLASSES:
         raise DataError(f"expected at most {MAX_CLASSES} class names, got {len(names)}")
     return tuple(ClassEntry(name.strip(), i, default_color(i)) for i, name in enumerate(names))
-
-
-def value_text(values: Iterable[int]) -> str:
-    """Mask values for a message, three or more in a row shortened: "0..4, 6, 7"."""
-    runs: list[list[int]] = []
-    for value in values:
-        if runs and value == runs[-1][-1] + 1:
-            runs[-1].append(value)
-        else:
-            runs.append([value])
-    return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs)
-
-
-def _packed(colors: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
-    """... x 3 colours as ... numbers 0xRRGGBB."""
-    return colors.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
-
-
-def one_channel(array: npt.NDArray[np.uint8], where: str | Path) -> npt.NDArray[np.uint8]:
-    """The values of a mask that may be grey saved as RGB.
-
-    Args:
-        array: H x W or H x W x 3, uint8.
-        where: The mask's name for messages.
-
-    Returns:
-        H x W uint8.
-
-    Raises:
-        DataError: The channels of a pixel differ.
-    """
-    if array.ndim == 2:
-        return array
-    colored = (array != array[..., :1]).any(axis=2)
-    if colored.any():
-        code, pixels = _first_where(colored, _packed(array))
-        raise DataError(
-            f"{where}: expected a mask with a class value a pixel, got an RGB mask with colour "
-            f"{code >> 16},{code >> 8 & 255},{code & 255} ({pixels})",
-            hint="RGB masks need a classes.txt with a line index,name,r,g,b for each colour",
-        )
-    return array[..., 0]
-
-
-def _first_where(wrong: npt.NDArray[np.bool_], values: npt.NDArray[Any]) -> tuple[int, str]:
-    """The first wrong value in reading order; how many pixels have it and where it is, in words."""
-    row, column = (int(place) for place in np.unravel_index(int(wrong.argmax()), wrong.shape))
-    value = values[row, column]
-    return int(value), f"{int((values == value).sum())} pixels, first at row {row}, column {column}"
 
 
 def _refuse_twice(what: str, items: Sequence[object]) -> None:

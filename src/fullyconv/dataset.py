@@ -17,9 +17,7 @@ from fullyconv.class_table import (
     ClassEntry,
     ClassTable,
     entries_of_names,
-    one_channel,
     read_entries,
-    value_text,
 )
 from fullyconv.errors import DataError, UsageError
 from fullyconv.formats import find_samples
@@ -27,6 +25,7 @@ from fullyconv.formats.labels import CLASSES_FILE
 from fullyconv.image_form import RGB, ImageForm
 from fullyconv.images import mask_mode, read_mask_array, show_path
 from fullyconv.layout import SPLIT_ORDER, KnownClasses, Layout, Sample, ordered, suffix_counts
+from fullyconv.mask_values import one_channel, value_text
 from fullyconv.shapes import Mask, Pixels
 
 __all__ = ["Dataset", "Sample"]
